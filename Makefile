@@ -1,0 +1,42 @@
+# make help    what there is
+VENV   ?= .venv
+PYTHON ?= python3
+BIN     = $(VENV)/bin
+STAMP   = $(VENV)/.built
+CSOURCES = $(wildcard cbits/*/*.c cbits/*/*.h cbits/include/shmbpf/*)
+JOBS   ?= auto
+
+.PHONY: help demo test build points stress bench sanitize clean
+
+help:            ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): $(BIN)/python setup.py pyproject.toml shmbpf/_build.py $(CSOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $(STAMP)
+
+build: $(STAMP)  ## set up .venv and compile
+
+points: $(STAMP) ## compile the library once more, with kill points, for the crash tests
+	@$(BIN)/python -m shmbpf._build_points
+
+demo: build      ## set everything up and run the main job on the shipped capture with 4 CPUs
+	$(BIN)/shmbpf --ns demo run examples/xdp_counter/prog.o --cpus 4 --pcap examples/captures/web.pcap --show-maps
+
+test: points     ## set everything up and run all tests in parallel
+	$(BIN)/python -m pytest -n $(JOBS)
+
+stress: points   ## the long forms of the fuzz, stress and kill suites
+	SHMBPF_LONG=1 $(BIN)/python -m pytest -n $(JOBS) tests/stress tests/crash tests/fuzz tests/elf tests/net
+
+bench: build     ## this machine's figures, beside the kernel's where permitted
+	$(BIN)/shmbpf bench
+
+sanitize:        ## the map code under ASan/UBSan and TSan, as threads
+	$(MAKE) -C cbits/test
+
+clean:           ## remove everything that was made
+	rm -rf $(VENV) build *.egg-info shmbpf/_abi*.so shmbpf/_abi*.c
