@@ -1,0 +1,97 @@
+"""Who keeps what alive: processes by flock, names by pins, objects by holds; and the collector that removes the rest.
+
+A *hold* is a hard link `<holder kind>.<holder id>.<held kind>.<held id>` in the namespace's `.held` directory: a program holds its maps, a program array its
+programs (the kernel's reference counts, as names: a killed process cannot get them wrong). The collector marks from the roots, segments that a process has
+open or that are pinned, along the holds, so that a program and the array it tail-calls through do not keep each other alive for ever.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from shmbpf.shm.segment import SHM_DIR, unlink
+
+_SEGMENT = re.compile(r"(?!ctl\.)[a-z]+\.[0-9a-f]+")
+_HOLD = re.compile(r"([a-z]+\.[0-9]+)\.([a-z]+\.[0-9]+)")
+
+
+def held_dir(prefix: str) -> Path:
+    """Directory of a namespace's holds; it may not exist."""
+    return SHM_DIR / f"{prefix}.held"
+
+
+def hold(prefix: str, holder: str, held: str) -> None:
+    """`holder` ("prog.3") keeps `held` ("map.7") alive from now on. Idempotent; FileNotFoundError when `held` is gone. Under the create lock."""
+    held_dir(prefix).mkdir(mode=0o700, exist_ok=True)
+    try:
+        os.link(SHM_DIR / f"{prefix}.{held}", held_dir(prefix) / f"{holder}.{held}")
+    except FileExistsError:
+        pass
+
+
+def release(prefix: str, holder: str, keep: Iterable[str] = ()) -> None:
+    """Drops the holds of `holder`, but for those in `keep`. Under the create lock."""
+    wanted = set(keep)
+    for source, target in _holds(prefix):
+        if source == holder and target not in wanted:
+            (held_dir(prefix) / f"{source}.{target}").unlink(missing_ok=True)
+
+
+def collect(prefix: str) -> list[str]:
+    """Removes segments that nothing keeps alive, and their holds; returns their names ("map.7"). Under the create lock."""
+    names = [entry[len(prefix) + 1:] for entry in os.listdir(SHM_DIR) if entry.startswith(prefix + ".")]
+    present = {name for name in names if _SEGMENT.fullmatch(name)}
+    holds = _holds(prefix)
+    live = {name for name in present if _is_root(f"{prefix}.{name}", sum(target == name for _, target in holds))}
+    spread = True
+    while spread:
+        reached = {target for source, target in holds if source in live} & present - live
+        live |= reached
+        spread = bool(reached)
+    for source, target in holds:
+        if source not in live:
+            (held_dir(prefix) / f"{source}.{target}").unlink(missing_ok=True)
+    dead = sorted(present - live)
+    for name in dead:
+        unlink(f"{prefix}.{name}")
+    _remove_if_empty(held_dir(prefix))
+    return dead
+
+
+def _holds(prefix: str) -> list[tuple[str, str]]:
+    try:
+        entries = os.listdir(held_dir(prefix))
+    except FileNotFoundError:
+        return []
+    return [match.groups() for match in map(_HOLD.fullmatch, entries) if match]
+
+
+def _is_root(entry: str, held: int) -> bool:
+    """True when a process has the segment open, or it has a name besides its own and the holds: a pin. Foreign files are left alone."""
+    try:
+        fd = os.open(SHM_DIR / entry, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        stat = os.fstat(fd)
+        if stat.st_uid != os.getuid() or stat.st_nlink > 1 + held:
+            return True
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+
+
+def _remove_if_empty(directory: Path) -> None:
+    try:
+        directory.rmdir()
+    except OSError:
+        pass

@@ -1,0 +1,287 @@
+"""A namespace: one simulated kernel. Its control segment, its clients, its names, and its garbage.
+
+Names in /dev/shm:
+
+    shmbpf.<uid>.<ns>.ctl.0        the control segment: ids, possible CPUs, client slots, lease and lock bytes
+    shmbpf.<uid>.<ns>.<kind>.<id>  map, prog, dev, run, ...
+    shmbpf.<uid>.<ns>.fs/          the pin tree (its bpffs)
+    shmbpf.<uid>.<ns>.held/        what objects keep alive (garbage.py)
+    shmbpf.<uid>.<ns>.run/         the control socket of the running runtime
+
+The control segment comes first and goes last: whoever closes a namespace that holds nothing any more removes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shmbpf._ffi import ffi, lib
+from shmbpf.errors import NamespaceBusyError, SegmentError
+from shmbpf.shm.garbage import collect, hold, release
+from shmbpf.shm.segment import SHM_DIR, Segment, unlink
+
+#: segment kinds by the word in their names
+KINDS = {"ctl": lib.SHM_KIND_CTL, "map": lib.SHM_KIND_MAP, "prog": lib.SHM_KIND_PROG, "dev": lib.SHM_KIND_DEV, "run": lib.SHM_KIND_RUN}
+_COUNTERS = {"map": "next_map_id", "prog": "next_prog_id"}
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_FLOCK = "hhqqi4x"  # struct flock
+
+
+def namespace_prefix(name: str) -> str:
+    """`shmbpf.<uid>.<ns>`. Raises SegmentError for a name that cannot be part of a segment name."""
+    if not _NAME.fullmatch(name):
+        raise SegmentError(f"namespace {name!r}: expected 1 to 64 letters, digits, '_' or '-'")
+    return f"shmbpf.{os.getuid()}.{name}"
+
+
+def namespace_names() -> list[str]:
+    """Namespaces of this user that exist on this machine."""
+    head, tail = f"shmbpf.{os.getuid()}.", ".ctl.0"
+    return sorted(entry[len(head):-len(tail)] for entry in os.listdir(SHM_DIR) if entry.startswith(head) and entry.endswith(tail))
+
+
+def namespace_exists(name: str) -> bool:
+    """True when there is a control segment of that name."""
+    return (SHM_DIR / f"{namespace_prefix(name)}.ctl.0").exists()
+
+
+class Namespace:
+    """This process's membership in a namespace: a client slot (D6) and the right to create and open objects.
+
+    A namespace that does not exist is made. `client` is the `struct shm_client *` every map operation is done with. Not inherited over fork: a child makes
+    its own.
+    """
+
+    def __init__(self, name: str = "default", *, role: str = "python", cpu: int | None = None):
+        self.name = name
+        self.prefix = namespace_prefix(name)
+        self.mutex = threading.RLock()  #: one owner id for all threads of this process: operations that lock take this first
+        self._create_depth = 0
+        self._segment, self._lock_fd = self._open_control()
+        self.ctl = lib.shm_ctl_of(self._segment.base, self._segment.bytes)
+        self._pid = os.getpid()
+        self.client = self._attach(lib.SHM_NO_CPU if cpu is None else cpu, role)
+
+    # -- the control segment --
+
+    def _open_control(self) -> tuple[Segment, int]:
+        name = f"{self.prefix}.ctl.0"
+        for _ in range(100):
+            try:
+                segment = Segment.open(name, lib.SHM_KIND_CTL)
+            except FileNotFoundError:
+                self._make_control(name)
+                continue
+            try:  # a description of its own for the lock bytes: a mapping inherited by a child must not keep them alive
+                return segment, os.open(SHM_DIR / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                segment.close()
+        raise SegmentError(f"{SHM_DIR / name} appears and disappears: another process keeps removing it")
+
+    def _make_control(self, name: str) -> None:
+        """Makes it under another name and links it into place, so that nobody ever sees a half-made one and exactly one maker wins."""
+        draft = f"{self.prefix}.new.{secrets.token_hex(8)}"
+        try:
+            with Segment.create(draft, lib.shm_ctl_bytes()) as segment:
+                lib.shm_ctl_init(segment.base, segment.bytes)
+                lib.shm_publish(ffi.addressof(lib.shm_ctl_of(segment.base, segment.bytes), "head"))
+                try:
+                    os.link(SHM_DIR / draft, SHM_DIR / name)
+                except (FileExistsError, FileNotFoundError):
+                    pass  # somebody else was first, or took the draft for garbage: look again
+        finally:
+            unlink(draft)
+
+    def _attach(self, cpu: int, role: str):
+        client = ffi.new("struct shm_client *")
+        err = lib.shm_client_attach(client, self._segment.fd, self._segment.bytes, cpu, role.encode()[:15])
+        if not err:
+            return ffi.gc(client, lib.shm_client_detach)  # a namespace that is dropped, not closed, must not stay in the fork handler's table
+        os.close(self._lock_fd)
+        self._segment.close()
+        if err == -16:  # EBUSY
+            raise NamespaceBusyError(f"CPU {cpu} of namespace {self.name!r} is in use by another process")
+        raise SegmentError(f"namespace {self.name!r}: cannot attach: {os.strerror(-err)} (at most {lib.SHM_MAX_CLIENTS} clients)")
+
+    # -- locks --
+
+    def _lock_byte(self, byte: int, kind: int, wait: bool) -> bool:
+        request = struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0)
+        try:
+            fcntl.fcntl(self._lock_fd, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, request)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    @contextmanager
+    def creating(self) -> Iterator[None]:
+        """Holds the create lock: no one else creates or collects in this namespace meanwhile. Reentrant."""
+        with self.mutex:
+            if self._create_depth == 0:
+                self._lock_byte(lib.SHM_CREATE_BYTE, fcntl.F_WRLCK, wait=True)
+            self._create_depth += 1
+            try:
+                yield
+            finally:
+                self._create_depth -= 1
+                if self._create_depth == 0:
+                    self._lock_byte(lib.SHM_CREATE_BYTE, fcntl.F_UNLCK, wait=True)
+
+    def claim_runtime(self) -> None:
+        """Makes this process the one runtime of the namespace until it closes it. Raises NamespaceBusyError naming the holder."""
+        if not self._lock_byte(lib.SHM_RUNTIME_BYTE, fcntl.F_WRLCK, wait=False):
+            raise NamespaceBusyError(
+                f"namespace {self.name!r} already has a runtime (PID {self.ctl.runtime_pid}): stop it, or use another namespace with --ns NAME"
+            )
+        self.ctl.runtime_pid = os.getpid()
+
+    def release_runtime(self) -> None:
+        """Gives up what claim_runtime() took."""
+        self.ctl.runtime_pid = 0
+        self.ctl.run_id = 0
+        self._lock_byte(lib.SHM_RUNTIME_BYTE, fcntl.F_UNLCK, wait=True)
+
+    def has_runtime(self) -> bool:
+        """True while some process drives the namespace's CPUs."""
+        answer = fcntl.fcntl(self._lock_fd, fcntl.F_OFD_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, lib.SHM_RUNTIME_BYTE, 1, 0))
+        return struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
+
+    # -- possible CPUs --
+
+    @property
+    def possible_cpus(self) -> int:
+        """Number of possible CPUs; 0 while nothing has fixed it."""
+        return self.ctl.possible_cpus
+
+    def fix_cpus(self, count: int | None = None) -> int:
+        """The namespace's CPU count, made `count` (default: as many as the machine has) if it holds nothing that depends on another one.
+
+        Raises NamespaceBusyError naming the objects of another count.
+        """
+        with self.creating():
+            present = self.ctl.possible_cpus
+            wanted = count or present or os.cpu_count() or 1
+            if present and wanted != present:
+                self._require_empty(present, wanted)
+            self.ctl.possible_cpus = wanted
+            self.client.ncpu = wanted
+            return wanted
+
+    def _require_empty(self, present: int, wanted: int) -> None:
+        self.collect()
+        names = self.segments()
+        if names:
+            raise NamespaceBusyError(
+                f"namespace {self.name!r} has {present} possible CPUs and objects made for them ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''}): "
+                f"use --cpus {present}, remove them, or use another namespace with --ns NAME instead of {wanted} CPUs here"
+            )
+
+    # -- objects --
+
+    def create_segment(self, kind: str, size: int, fill: Callable[[Segment, int], None]) -> tuple[Segment, int]:
+        """A new published object of a kind and its id. `fill(segment, id)` initialises and publishes it; if it raises, nothing is left."""
+        with self.creating():
+            number = lib.shm_new_id(ffi.addressof(self.ctl, _COUNTERS.get(kind, "next_other_id")))
+            segment = Segment.create(f"{self.prefix}.{kind}.{number}", size)
+            try:
+                fill(segment, number)
+            except BaseException:
+                segment.unlink()
+                segment.close()
+                raise
+            return segment, number
+
+    def open_segment(self, kind: str, number: int) -> Segment:
+        """An existing object; FileNotFoundError when there is none of that kind and id."""
+        return Segment.open(f"{self.prefix}.{kind}.{number}", KINDS[kind])
+
+    def ids(self, kind: str) -> list[int]:
+        """Ids of a kind's objects, in order. Collects garbage first, so that only live ones are named."""
+        self.collect()
+        head = f"{self.prefix}.{kind}."
+        return sorted(int(entry[len(head):]) for entry in os.listdir(SHM_DIR) if entry.startswith(head) and entry[len(head):].isdigit())
+
+    def segments(self) -> list[str]:
+        """`kind.id` of every object but the control segment."""
+        head = self.prefix + "."
+        found = (entry[len(head):] for entry in os.listdir(SHM_DIR) if entry.startswith(head))
+        return sorted(word for word in found if re.fullmatch(r"[a-z]+\.[0-9]+", word) and not word.startswith("ctl."))
+
+    @property
+    def pin_dir(self) -> Path:
+        """Root of the pin tree; it may not exist."""
+        return SHM_DIR / f"{self.prefix}.fs"
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the runtime's control socket lives; it may not exist."""
+        return SHM_DIR / f"{self.prefix}.run"
+
+    # -- garbage --
+
+    def collect(self) -> list[str]:
+        """Removes objects that nobody has open, pinned or holds; returns their names."""
+        with self.creating():
+            removed = collect(self.prefix)
+            if self.run_dir.is_dir() and not self.has_runtime() and not self._holds_runtime():
+                shutil.rmtree(self.run_dir, ignore_errors=True)
+        return removed
+
+    def hold(self, holder: str, held: str) -> None:
+        """Object `holder` ("prog.3") keeps `held` ("map.7") alive from now on."""
+        with self.creating():
+            hold(self.prefix, holder, held)
+
+    def release(self, holder: str, keep: Iterable[str] = ()) -> None:
+        """Object `holder` keeps nothing but `keep` alive any more."""
+        with self.creating():
+            release(self.prefix, holder, keep)
+
+    def _holds_runtime(self) -> bool:
+        return self.ctl.runtime_pid == os.getpid()  # F_OFD_GETLK does not report one's own lock
+
+    def close(self) -> None:
+        """Leaves the namespace; the last one out removes what is left of an empty one. Idempotent."""
+        if self._lock_fd < 0:
+            return
+        if os.getpid() != self._pid:
+            self._abandon()
+            return
+        with self.mutex:
+            lib.shm_client_detach(self.client)
+            self.collect()
+            with self.creating():
+                self._remove_if_empty()
+        self._abandon()
+
+    def _remove_if_empty(self) -> None:
+        if self.segments() or (self.pin_dir.is_dir() and any(self.pin_dir.iterdir())):
+            return
+        try:
+            fcntl.flock(self._segment.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # somebody else is here: he will
+        if self.pin_dir.is_dir():
+            self.pin_dir.rmdir()
+        self._segment.unlink()
+
+    def _abandon(self) -> None:
+        """Closes descriptors and mapping without touching shared state: what a forked child does with its parent's membership."""
+        os.close(self._lock_fd)
+        self._lock_fd = -1
+        self._segment.close()
+
+    def __enter__(self) -> Namespace:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
