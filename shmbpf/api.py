@@ -1,0 +1,191 @@
+"""What `import shmbpf` gives: a Runtime, the objects loaded into it, their maps and programs.
+
+    with shmbpf.Runtime(cpus=4) as rt:
+        obj = rt.load("prog.o")
+        result = obj.programs["xdp_main"].run(packet, cpu=2)
+        with obj.programs["xdp_main"].attach(rt.device("shm0")):
+            rt.device("shm0").inject("capture.pcap")
+        obj.maps["flows"][key]
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from shmbpf.attach.device import Attachment, Device
+from shmbpf.elf import load_object
+from shmbpf.engine.loaded import LoadedObject, load_spec
+from shmbpf.engine.local import LocalCpu, RunResult, default_cpu
+from shmbpf.engine.program import Program
+from shmbpf.errors import ShmbpfError
+from shmbpf.maps.map import Map
+from shmbpf.maps.typed import TypedMap
+from shmbpf.runtime.control import ControlClient
+from shmbpf.runtime.remote import run_remote
+from shmbpf.runtime.report import CpuReport, read_cpu
+from shmbpf.runtime.supervisor import check_cpu_count, collect_everywhere
+from shmbpf.shm.namespace import Namespace
+from shmbpf.spec import MapSpec
+
+
+class RuntimeProgram:
+    """A loaded program, ready to run on one packet or to be attached."""
+
+    def __init__(self, runtime: Runtime, program: Program):
+        self._runtime = runtime
+        self.program = program
+        self.id, self.name, self.type, self.tag = program.id, program.name, program.type, program.tag
+
+    def run(self, packet: bytes, *, cpu: int | None = None, ctx: bytes | None = None, repeat: int = 1) -> RunResult:
+        """BPF_PROG_TEST_RUN on a CPU: retval, data, ctx, duration_ns; `fault` is the reason when the run was stopped.
+
+        Packet and context limits are Linux's; what it refuses raises MapError with its errno.
+        """
+        return self._runtime.run_program(self.program, packet, cpu=cpu, ctx=ctx, repeat=repeat)
+
+    def attach(self, device: Device) -> Attachment:
+        """Puts the program on its hook of a device; detached at the end of the `with` block."""
+        return device.attach(self.program)
+
+    def __repr__(self) -> str:
+        return repr(self.program)
+
+
+class RuntimeObject:
+    """An object's maps (typed by BTF) and programs, by name."""
+
+    def __init__(self, runtime: Runtime, loaded: LoadedObject):
+        self._loaded = loaded
+        self.name = loaded.name
+        self.warnings = loaded.warnings
+        self.maps: Mapping[str, TypedMap] = {name: TypedMap(map_) for name, map_ in loaded.maps.items()}
+        self.programs: Mapping[str, RuntimeProgram] = {name: RuntimeProgram(runtime, program) for name, program in loaded.programs.items()}
+
+    def close(self) -> None:
+        """Lets go of the object's maps and programs. Idempotent."""
+        self._loaded.close()
+
+
+class Runtime:
+    """A simulated machine. `Runtime(cpus=4)` has a namespace of its own, which goes with it; `Runtime("prod")` joins a named one.
+
+    CPU processes are started when first needed (a device is used), or are those of the runtime that already drives the namespace. Until then `run()`
+    leases a CPU in this process.
+    """
+
+    def __init__(self, namespace: str | None = None, *, cpus: int | None = None):
+        check_cpu_count(cpus)
+        collect_everywhere()
+        self.namespace = Namespace(namespace or f"anon-{os.getpid()}-{secrets.token_hex(4)}", role="python")
+        self._objects: list[RuntimeObject] = []
+        self._devices: dict[str, Device] = {}
+        self._local: dict[int, LocalCpu] = {}
+        self._host: subprocess.Popen | None = None
+        self._opened: list[Map] = []
+        try:
+            self.cpus = self.namespace.fix_cpus(cpus or self.namespace.possible_cpus or None)
+        except BaseException:
+            self.namespace.close()
+            raise
+
+    # -- objects --
+
+    def load(self, path: str | os.PathLike | bytes, *, programs: Collection[str] | None = None, type: int | None = None) -> RuntimeObject:
+        """Loads an object file (or its bytes). `programs` limits it to these (and their tail-call targets); `type` is for sections that do not tell it."""
+        loaded = load_spec(self.namespace, load_object(path), only=programs, program_type=type)
+        self._objects.append(RuntimeObject(self, loaded))
+        return self._objects[-1]
+
+    def create_map(self, spec: MapSpec) -> TypedMap:
+        """A map without an object."""
+        self._opened.append(Map.create(self.namespace, spec))
+        return TypedMap(self._opened[-1])
+
+    # -- running --
+
+    def run_program(self, program: Program, packet: bytes, *, cpu: int | None = None, ctx: bytes | None = None, repeat: int = 1) -> RunResult:
+        """See RuntimeProgram.run()."""
+        number = default_cpu(self.namespace) if cpu is None else cpu
+        if not 0 <= number < self.cpus:
+            raise ShmbpfError(f"CPU {number}: this runtime has CPUs 0 to {self.cpus - 1}")
+        if not self.namespace.has_runtime():
+            if number not in self._local:
+                self._local[number] = LocalCpu(self.namespace.name, number)
+            return self._local[number].run(program.id, packet, ctx=ctx, repeat=repeat)
+        return run_remote(self.namespace, program.id, packet, cpu=number, ctx=ctx, repeat=repeat)
+
+    def start(self) -> None:
+        """Starts the CPU processes now, if the namespace has no runtime yet."""
+        if self.namespace.has_runtime():
+            return
+        self._release_local()
+        command = [sys.executable, "-m", "shmbpf.runtime.host", self.namespace.name, str(self.cpus)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+        self._host = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        first = self._host.stdout.readline().strip()
+        if first != "ready":
+            self._stop_host()
+            raise ShmbpfError(first.removeprefix("error ") or "the runtime's supervisor did not start")
+
+    def device(self, name: str = "shm0") -> Device:
+        """A device of the running CPUs (which are started if need be)."""
+        self.start()
+        if name not in self._devices:
+            self._devices[name] = Device(self.namespace, name)
+        return self._devices[name]
+
+    @property
+    def pids(self) -> list[int]:
+        """PIDs of the CPU processes, CPU 0 first; empty when none run."""
+        if not self.namespace.has_runtime():
+            return []
+        with ControlClient(self.namespace.run_dir) as client:
+            return client.ask(command="info")["pids"]
+
+    def reports(self) -> list[CpuReport]:
+        """Counters of every CPU of the running runtime."""
+        with self.namespace.open_segment("run", self.namespace.ctl.run_id) as segment:
+            return [read_cpu(segment.base, cpu) for cpu in range(self.cpus)]
+
+    # -- the end --
+
+    def _release_local(self) -> None:
+        for cpu in self._local.values():
+            cpu.close()
+        self._local.clear()
+
+    def _stop_host(self) -> None:
+        if self._host is None:
+            return
+        self._host.stdin.close()
+        try:
+            self._host.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._host.kill()
+            self._host.wait()
+        self._host.stdout.close()
+        self._host = None
+
+    def close(self) -> None:
+        """Stops the CPUs it started, closes every object, and leaves the namespace. Idempotent."""
+        for device in self._devices.values():
+            device.close()
+        self._devices.clear()
+        self._release_local()
+        self._stop_host()
+        for obj in self._objects:
+            obj.close()
+        for map_ in self._opened:
+            map_.close()
+        self.namespace.close()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()

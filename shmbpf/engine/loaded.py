@@ -1,0 +1,123 @@
+"""A whole object made live: its maps created and filled, its programs checked and published, its tail calls wired."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection
+from contextlib import ExitStack
+from dataclasses import replace
+
+from shmbpf._ffi import lib
+from shmbpf.engine.program import Program, Registry
+from shmbpf.errors import LoadError, ObjectError
+from shmbpf.maps.map import Map
+from shmbpf.shm.namespace import Namespace
+from shmbpf.spec import MapSpec, ObjectSpec, ProgramSpec
+from shmbpf.uapi import ANY, ProgType, prog_type_word
+
+
+class LoadedObject:
+    """The live maps and programs of an object, by name. Closing it lets go of all of them."""
+
+    def __init__(self, spec: ObjectSpec):
+        self.spec = spec
+        self.name = spec.name
+        self.maps: dict[str, Map] = {}
+        self.programs: dict[str, Program] = {}
+        self.warnings: list[str] = list(spec.warnings)
+        self._stack = ExitStack()
+
+    def close(self) -> None:
+        """Closes every map and program. Idempotent."""
+        self._stack.close()
+
+    def __enter__(self) -> LoadedObject:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+
+def load_spec(namespace: Namespace, spec: ObjectSpec, *, only: Collection[str] | None = None, program_type: int | None = None) -> LoadedObject:
+    """Creates the object's maps and loads its programs (`only` these and their tail-call targets, or all that can run here).
+
+    `program_type` stands in for a type that a section name does not tell. Raises ObjectError, LoadError, MapError or SpaceError; then nothing is left.
+    """
+    loaded = LoadedObject(spec)
+    with ExitStack() as undo:
+        undo.callback(loaded.close)
+        for name, map_spec in spec.maps.items():
+            loaded.maps[name] = loaded._stack.enter_context(Map.create(namespace, map_spec))
+        for name, map_spec in spec.maps.items():
+            _fill(loaded.maps[name], map_spec)
+        chosen = _choose(spec, only, program_type, loaded.warnings)
+        with Registry(namespace) as registry:
+            for program_spec in chosen:
+                program = Program.create(namespace, program_spec, loaded.maps, registry)
+                loaded.programs[program_spec.name] = loaded._stack.enter_context(program)
+        _wire_tail_calls(loaded)
+        undo.pop_all()
+    return loaded
+
+
+def _fill(map_: Map, spec: MapSpec) -> None:
+    if spec.data is not None and spec.data.strip(b"\0"):
+        map_.update(struct.pack("<I", 0), spec.data.ljust(map_.value_bytes, b"\0"), ANY)
+    if spec.frozen:
+        map_.freeze()
+
+
+def _choose(spec: ObjectSpec, only: Collection[str] | None, program_type: int | None, warnings: list[str]) -> list[ProgramSpec]:
+    """The programs to load, with their types settled."""
+    for name in only or ():
+        if name not in spec.programs:
+            raise ObjectError(f"{spec.path}: no program named {name!r} (there are: {', '.join(spec.programs)})")
+    targets = _tail_targets(spec)
+    wanted = [program for name, program in spec.programs.items() if (name in only if only is not None else program.autoload) or name in targets]
+    tail_type = _type_of_callers(wanted, targets, program_type)
+    chosen = []
+    for program in wanted:
+        number = program.type or program_type or (tail_type if program.name in targets else 0)
+        if lib.vm_hook_of(number) == lib.VM_HOOK_NONE and only is None and program.name not in targets:
+            warnings.append(f"program {program.name!r} is left out: " + _why_left_out(program, number))
+            continue
+        chosen.append(replace(program, type=number))
+    if not chosen:
+        raise LoadError(f"{spec.path}: no program can run here. " + "; ".join(warnings or ["none is to be loaded (SEC(\"?...\"))"]))
+    return chosen
+
+
+def _why_left_out(program: ProgramSpec, number: int) -> str:
+    if number == ProgType.UNSPEC:
+        return f"section {program.section!r} does not tell its type (--type)"
+    return f"type {prog_type_word(number)} does not run here"
+
+
+def _type_of_callers(wanted: list[ProgramSpec], targets: Collection[str], program_type: int | None) -> int:
+    """Tail-call targets in `<id>/<slot>` sections have their callers' type."""
+    return next((program.type for program in wanted if program.type and program.name not in targets), program_type or 0)
+
+
+def _tail_targets(spec: ObjectSpec) -> set[str]:
+    names = {target for map_spec in spec.maps.values() for kind, target in map_spec.slots.values() if kind == "prog"}
+    return names | {program.name for program in spec.programs.values() if program.tail_slot is not None}
+
+
+def _wire_tail_calls(loaded: LoadedObject) -> None:
+    """Stores programs into program arrays: static initialisers (libbpf) and `<id>/<slot>` sections (iproute2)."""
+    by_elf_id = {spec.elf_id: name for name, spec in loaded.spec.maps.items() if spec.elf_id}
+    for name, spec in loaded.spec.maps.items():
+        for slot, (kind, target) in spec.slots.items():
+            if kind == "prog" and target in loaded.programs:
+                _store(loaded.maps[name], slot, loaded.programs[target])
+    for name, program in loaded.programs.items():
+        slot = loaded.spec.programs[name].tail_slot
+        if slot is None:
+            continue
+        if slot[0] not in by_elf_id:
+            raise ObjectError(f"{loaded.spec.path}: section {loaded.spec.programs[name].section!r}: no map has id {slot[0]}")
+        _store(loaded.maps[by_elf_id[slot[0]]], slot[1], program)
+
+
+def _store(array: Map, slot: int, program: Program) -> None:
+    array.update(struct.pack("<I", slot), struct.pack("<I", program.id), ANY)

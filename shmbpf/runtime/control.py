@@ -1,0 +1,174 @@
+"""The control socket of a runtime: length-prefixed JSON over a Unix stream socket in a directory of our own.
+
+    frame = magic u32, length u32, JSON text (at most MAX_FRAME bytes); one answer per request, in order
+    answer = {"ok": true, ...} or {"ok": false, "error": "one line", "errno": 22}
+
+Packets inside a message are base64. A peer of another uid, a frame too long or anything that is not JSON ends the connection; nobody else notices.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import selectors
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from shmbpf.errors import MapError, SegmentError, ShmbpfError
+
+MAX_FRAME = 4 << 20
+MAX_CLIENTS = 64
+_HEAD = struct.Struct("<II")
+_MAGIC = 0x66706273  # "sbpf"
+_CREDENTIALS = struct.Struct("3i")
+
+
+def encode_bytes(data: bytes | None) -> str | None:
+    """Bytes as they travel in a message."""
+    return None if data is None else base64.b64encode(data).decode()
+
+
+def decode_bytes(text: str | None) -> bytes | None:
+    """Inverse of encode_bytes()."""
+    return None if text is None else base64.b64decode(text)
+
+
+def send_message(sock: socket.socket, message: dict) -> None:
+    """Sends one frame, whole."""
+    body = json.dumps(message).encode()
+    sock.sendall(_HEAD.pack(_MAGIC, len(body)) + body)
+
+
+def receive_message(sock: socket.socket) -> dict | None:
+    """One frame from a blocking socket; None at the end of the stream. ValueError for anything malformed."""
+    head = _receive_exactly(sock, _HEAD.size)
+    if head is None:
+        return None
+    magic, length = _HEAD.unpack(head)
+    if magic != _MAGIC or length > MAX_FRAME:
+        raise ValueError("malformed frame")
+    body = _receive_exactly(sock, length)
+    message = None if body is None else json.loads(body)
+    if message is not None and not isinstance(message, dict):
+        raise ValueError("expected a JSON object")
+    return message
+
+
+def _receive_exactly(sock: socket.socket, length: int) -> bytes | None:
+    parts = bytearray()
+    while len(parts) < length:
+        part = sock.recv(min(length - len(parts), 1 << 16))
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
+
+
+class ControlServer:
+    """Serves `handle(request) -> answer` on `<directory>/ctl.sock`. `poll()` does what is due without blocking for longer than its timeout."""
+
+    def __init__(self, directory: Path, handle: Callable[[dict], dict]):
+        self._handle = handle
+        directory.mkdir(mode=0o700, exist_ok=True)
+        stat = directory.lstat()
+        if stat.st_uid != os.getuid() or stat.st_mode & 0o077 or not directory.is_dir() or directory.is_symlink():
+            raise SegmentError(f"{directory} is not ours (owner uid {stat.st_uid}, mode {stat.st_mode & 0o7777:04o}): use another namespace (--ns NAME)")
+        self.path = directory / "ctl.sock"
+        self.path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.bind(str(self.path))
+        self._socket.listen(16)
+        self._socket.setblocking(False)
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self._socket, selectors.EVENT_READ, self._accept)
+        self._clients: set[socket.socket] = set()
+
+    def poll(self, timeout: float) -> None:
+        """Waits up to `timeout` seconds for something to do, and does it. Callbacks registered in `selector` run here too."""
+        for key, _ in self.selector.select(timeout):
+            key.data(key.fileobj)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        _, uid, _ = _CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        if uid != os.getuid() or len(self._clients) >= MAX_CLIENTS:
+            client.close()
+            return
+        client.settimeout(2)  # a peer that stops in the middle of a frame is dropped, not waited for
+        self._clients.add(client)
+        self.selector.register(client, selectors.EVENT_READ, self._serve)
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            request = receive_message(client)
+            if request is not None:
+                send_message(client, self._answer(request))
+                return
+        except (OSError, ValueError):
+            pass
+        self._drop(client)
+
+    def _answer(self, request: dict) -> dict:
+        try:
+            return {"ok": True, **self._handle(request)}
+        except MapError as error:
+            return {"ok": False, "error": str(error), "errno": error.errno}
+        except (ShmbpfError, KeyError, TypeError, ValueError) as error:
+            return {"ok": False, "error": str(error) or type(error).__name__}
+
+    def _drop(self, client: socket.socket) -> None:
+        self.selector.unregister(client)
+        self._clients.discard(client)
+        client.close()
+
+    def close(self) -> None:
+        """Closes everything and removes the socket and its directory."""
+        for client in list(self._clients):
+            self._drop(client)
+        self.selector.close()
+        self._socket.close()
+        self.path.unlink(missing_ok=True)
+        try:
+            self.path.parent.rmdir()
+        except OSError:
+            pass
+
+
+class ControlClient:
+    """A connection to the runtime of a namespace. FileNotFoundError or ConnectionRefusedError when there is none."""
+
+    def __init__(self, directory: Path):
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.connect(str(directory / "ctl.sock"))
+        except OSError:
+            self._socket.close()
+            raise
+
+    def ask(self, **request) -> dict:
+        """Sends a request and returns the answer. Raises what the runtime refused it with."""
+        send_message(self._socket, request)
+        answer = receive_message(self._socket)
+        if answer is None:
+            raise ShmbpfError("the runtime went away before it answered")
+        if answer.pop("ok", False):
+            return answer
+        if "errno" in answer:
+            raise MapError(answer["errno"], answer["error"])
+        raise ShmbpfError(answer.get("error", "refused"))
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._socket.close()
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()

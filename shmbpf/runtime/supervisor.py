@@ -1,0 +1,277 @@
+"""The supervisor: forks the CPUs of a namespace, watches them, replaces the dead, and answers the control socket.
+
+It is the CLI itself (`shmbpf run`), or a process of its own when shmbpf is used as a library (runtime/host.py). Single-threaded: fork happens with no other
+thread around.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import selectors
+import signal
+import socket
+import time
+from dataclasses import dataclass
+
+from shmbpf._ffi import ffi, lib
+from shmbpf.engine.fault import describe_fault, describe_place
+from shmbpf.engine.program import Program
+from shmbpf.errors import LoadError, MapError, ShmbpfError
+from shmbpf.maps.map import Map
+from shmbpf.runtime.control import ControlServer, receive_message, send_message
+from shmbpf.runtime.report import CpuReport, read_cpu
+from shmbpf.runtime.worker import WorkerPlan, run_worker
+from shmbpf.shm.namespace import Namespace, namespace_names
+from shmbpf.shm.segment import Segment
+
+DEVICE = "shm0"
+DEVICE_IFINDEX = 1
+_HASTY_S = 1.0  #: a worker that dies sooner than this after its start
+_HASTY_LIMIT = 3  #: ... this many times in a row is not started again
+
+
+@dataclass
+class _Child:
+    pid: int
+    pidfd: int
+    channel: socket.socket
+    started: float
+    hasty: int = 0
+
+
+class Supervisor:
+    """The runtime of a namespace: `cpus` workers on the device shm0. Raises NamespaceBusyError when the namespace has one already.
+
+    `notices` collects lines for the user (deaths, restarts); whoever owns the supervisor prints them.
+    """
+
+    def __init__(self, namespace: Namespace, cpus: int | None = None, *, out_fd: int = -1, budget: int = 0):
+        check_cpu_count(cpus)
+        self.namespace = namespace
+        self.notices: list[str] = []
+        self.failed: set[int] = set()
+        self._children: dict[int, _Child] = {}
+        self._faults_seen = 0
+        namespace.claim_runtime()
+        try:
+            self.cpus = namespace.fix_cpus(cpus)
+            self.device, self.device_id = namespace.create_segment("dev", lib.net_dev_bytes(self.cpus), self._format_device)
+            self.run, self.run_id = namespace.create_segment("run", lib.net_run_bytes(self.cpus), self._format_run)
+            namespace.ctl.run_id = self.run_id
+            self.server = ControlServer(namespace.run_dir, self._answer)
+        except BaseException:
+            namespace.release_runtime()
+            raise
+        self._run = lib.net_run_of(self.run.base, self.run.bytes)
+        self.dev = lib.net_dev_of(self.device.base, self.device.bytes)
+        trace_read, trace_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.trace_fd = trace_read
+        self.plan = WorkerPlan(namespace, self.device, self.run, out_fd=out_fd, trace_fd=trace_write, budget=budget)
+        self._wake_fd, wake = socket.socketpair()
+        self._wake_fd.setblocking(False)
+        wake.setblocking(False)
+        self._wake = wake
+        self.server.selector.register(self._wake_fd, selectors.EVENT_READ, lambda sock: sock.recv(4096))
+
+    def _format_device(self, segment: Segment, number: int) -> None:
+        _require_ok(lib.net_dev_format(segment.base, segment.bytes, number, DEVICE.encode(), DEVICE_IFINDEX, self.cpus), "device")
+
+    def _format_run(self, segment: Segment, number: int) -> None:
+        _require_ok(lib.net_run_format(segment.base, segment.bytes, number, self.cpus, os.getpid()), "run statistics")
+
+    # -- workers --
+
+    def start(self) -> None:
+        """Forks every CPU. Sources must be in `plan.sources` by now."""
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        for cpu in range(self.cpus):
+            self._fork(cpu)
+
+    def _fork(self, cpu: int, hasty: int = 0) -> None:
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            run_worker(self.plan, cpu, theirs)
+        theirs.close()
+        ours.settimeout(30)
+        child = _Child(pid, os.pidfd_open(pid), ours, time.monotonic(), hasty)
+        self._children[cpu] = child
+        self.server.selector.register(child.pidfd, selectors.EVENT_READ, lambda _fd, cpu=cpu: self._reap(cpu))
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """PID of each running CPU."""
+        return {cpu: child.pid for cpu, child in sorted(self._children.items())}
+
+    def poll(self, timeout: float) -> None:
+        """Reaps, restarts and answers; waits at most `timeout` seconds for something to do."""
+        self.server.poll(timeout)
+        self._note_faults()
+
+    def _reap(self, cpu: int) -> None:
+        child = self._children.pop(cpu)
+        self.server.selector.unregister(child.pidfd)
+        _, status = os.waitpid(child.pid, 0)
+        os.close(child.pidfd)
+        child.channel.close()
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
+            return
+        hasty = child.hasty + 1 if time.monotonic() - child.started < _HASTY_S and not lib.net_run_cpu(self.run.base, cpu).packets else 0
+        self.notices.append(self._describe_death(cpu, child.pid, status))
+        repairs = self._recover()
+        if hasty >= _HASTY_LIMIT or self._run.stop:
+            self.failed.add(cpu)
+            return
+        lib.net_run_cpu(self.run.base, cpu).restarts += 1
+        self._fork(cpu, hasty)
+        self.notices[-1] += f"; {repairs} repairs in maps; replaced by PID {self._children[cpu].pid}"
+
+    def _describe_death(self, cpu: int, pid: int, status: int) -> str:
+        stats = lib.net_run_cpu(self.run.base, cpu)
+        how = f"was killed by {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else f"ended with status {os.WEXITSTATUS(status)}"
+        if not stats.prog_id:
+            return f"CPU {cpu} (PID {pid}) {how} between packets"
+        try:
+            with Program.open(self.namespace, stats.prog_id) as program:
+                return f"CPU {cpu} (PID {pid}) {how} in program {program.name} (id {program.id}), at or after {describe_place(program, stats.insn)}"
+        except LoadError:
+            return f"CPU {cpu} (PID {pid}) {how} in program id {stats.prog_id}"
+
+    def _recover(self) -> int:
+        """Takes back what the dead held in any map, at once, so that no one has to wait for it."""
+        repairs = 0
+        for number in self.namespace.ids("map"):
+            try:
+                with Map.open(self.namespace, number) as map_:
+                    repairs += map_.recover()
+            except ShmbpfError:
+                continue  # gone meanwhile
+        return repairs
+
+    def _note_faults(self) -> None:
+        first = max(self._faults_seen, self._run.fault_cnt - lib.NET_FAULT_LOG)
+        for index in range(first, self._run.fault_cnt):
+            fault = lib.net_run_fault(self.run.base, self.run.bytes, index)
+            if fault != ffi.NULL:
+                self.notices.append("fault: " + describe_fault(self.namespace, fault))
+        self._faults_seen = self._run.fault_cnt
+
+    # -- packets --
+
+    def close_device(self) -> None:
+        """No more packets will come: workers finish what is queued and end."""
+        self.dev.closed = 1
+
+    @property
+    def is_working(self) -> bool:
+        """True while any CPU process runs."""
+        return bool(self._children)
+
+    def reports(self) -> list[CpuReport]:
+        """Counters of every CPU, now."""
+        return [read_cpu(self.run.base, cpu) for cpu in range(self.cpus)]
+
+    @property
+    def first_packet_ns(self) -> int:
+        """CLOCK_MONOTONIC of the first packet that reached a program, 0 before."""
+        return self._run.first_packet_ns
+
+    def read_trace(self) -> bytes:
+        """Lines of trace_printk that have come since the last call."""
+        try:
+            return os.read(self.trace_fd, 1 << 16)
+        except BlockingIOError:
+            return b""
+
+    # -- requests --
+
+    def _answer(self, request: dict) -> dict:
+        command = request.get("command")
+        if command == "info":
+            return {"pid": os.getpid(), "cpus": self.cpus, "pids": list(self.pids.values()), "device": self.device_id, "run": self.run_id}
+        if command == "prog_run":
+            return self._forward(int(request.get("cpu", 0)), request)
+        if command == "stop":
+            os.kill(os.getpid(), signal.SIGTERM)
+            return {}
+        raise ShmbpfError(f"unknown request {command!r}")
+
+    def _forward(self, cpu: int, request: dict) -> dict:
+        """Hands a request to a worker between two packets and waits for its answer."""
+        child = self._children.get(cpu)
+        if child is None:
+            raise ShmbpfError(f"CPU {cpu} is not running (CPUs: 0 to {self.cpus - 1})")
+        try:
+            send_message(child.channel, request)
+            stats, queue = lib.net_run_cpu(self.run.base, cpu), lib.net_dev_queue(self.dev, self.device.base, cpu)
+            stats.ctl_word += 1
+            lib.shm_wake(ffi.addressof(queue, "head_word"), 1)
+            answer = receive_message(child.channel)
+        except OSError as error:
+            raise ShmbpfError(f"CPU {cpu} died or did not answer: {error}") from error
+        if answer is None:
+            raise ShmbpfError(f"CPU {cpu} died during the run")
+        if not answer.pop("ok"):
+            raise MapError(answer["errno"], answer["error"]) if "errno" in answer else ShmbpfError(answer["error"])
+        return answer
+
+    # -- the end --
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Stops the workers (packets in hand are finished), by force after `timeout` seconds."""
+        self._run.stop = 1
+        deadline = time.monotonic() + timeout
+        while self._children and time.monotonic() < deadline:
+            self.server.poll(0.02)
+        for child in list(self._children.values()):
+            os.kill(child.pid, signal.SIGKILL)
+        while self._children:
+            self.server.poll(1.0)
+        self._note_faults()
+
+    def close(self) -> None:
+        """Stops everything and removes device, statistics and control socket. The namespace stays the caller's."""
+        self.stop()
+        signal.set_wakeup_fd(-1)
+        self.server.close()
+        for fd in (self.trace_fd, self.plan.trace_fd):
+            os.close(fd)
+        self._wake.close()
+        self._wake_fd.close()
+        self.device.close()
+        self.run.close()
+        self.namespace.release_runtime()
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+
+def check_cpu_count(cpus: int | None) -> None:
+    """Raises ShmbpfError for a CPU count that cannot be."""
+    if cpus is None:
+        return
+    most = min(lib.SHM_MAX_CPUS, max(64, 16 * (os.cpu_count() or 1)))
+    if not 1 <= cpus <= most:
+        raise ShmbpfError(f"--cpus {cpus}: expected 1 to {most} CPUs on this machine (it has {os.cpu_count()})")
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and cpus * 4 + 64 > soft:
+        raise ShmbpfError(f"--cpus {cpus}: {soft} open files are allowed, {cpus * 4 + 64} are needed: raise 'ulimit -n'")
+
+
+def _require_ok(err: int, what: str) -> None:
+    if err:
+        raise ShmbpfError(f"{what}: {os.strerror(-err)}")
+
+
+def collect_everywhere() -> None:
+    """Garbage of namespaces whose processes were all killed: removed by whoever starts next."""
+    for name in namespace_names():
+        try:
+            Namespace(name, role="gc").close()
+        except (ShmbpfError, OSError):
+            continue

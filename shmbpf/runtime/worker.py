@@ -1,0 +1,124 @@
+"""The body of a worker: one simulated CPU in a forked process.
+
+It enters a C loop with the GIL released and leaves it only when told to stop, when its device closes, or when the supervisor has a message. Packets never
+touch Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from shmbpf._ffi import ffi, lib
+from shmbpf.engine.local import test_run
+from shmbpf.engine.program import Registry
+from shmbpf.errors import MapError, ShmbpfError
+from shmbpf.runtime.control import decode_bytes, encode_bytes, receive_message, send_message
+from shmbpf.shm.namespace import Namespace
+from shmbpf.shm.segment import Segment
+
+_PR_SET_PDEATHSIG = 1
+_IDLE_NS = 20_000_000
+
+
+@dataclass
+class WorkerPlan:
+    """What every worker of a runtime needs; prepared by the supervisor before it forks."""
+
+    namespace: Namespace
+    device: Segment
+    run: Segment
+    sources: list = field(default_factory=list)  #: mapped captures: (pointer, bytes, owner)
+    out_fd: int = -1  #: directory for output files, -1 = keep nothing
+    trace_fd: int = -1  #: where trace_printk lines go
+    budget: int = 0  #: instructions a run may take, 0 = the default
+
+
+def run_worker(plan: WorkerPlan, cpu: int, channel: socket.socket) -> NoReturn:
+    """Never returns: ends the process with 0 after a stop, 1 after an error (its text goes to stderr)."""
+    status = 1
+    try:
+        _settle(plan)
+        Worker(plan, cpu, channel).loop()
+        status = 0
+    except (ShmbpfError, OSError) as error:
+        print(f"shmbpf: CPU {cpu}: {error}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(status)
+
+
+def _settle(plan: WorkerPlan) -> None:
+    """Signals and inheritance: Ctrl-C is the supervisor's business, its death is ours, its client slot is not."""
+    parent = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    faulthandler.enable()
+    plan.namespace.close()
+
+
+class Worker:
+    """One CPU: lease, packet memory, program tables, and the loop."""
+
+    def __init__(self, plan: WorkerPlan, cpu: int, channel: socket.socket):
+        self.cpu_number = cpu
+        self._channel = channel
+        self._namespace = Namespace(plan.namespace.name, role=f"cpu {cpu}", cpu=cpu)
+        self._registry = Registry(self._namespace)
+        self._cpu = lib.vm_cpu_new(self._namespace.client, self._registry.pointer, cpu)
+        if self._cpu == ffi.NULL:
+            raise ShmbpfError("no packet memory below 4 GiB: raise 'ulimit -v'")
+        if plan.budget:
+            self._cpu.budget_limit = plan.budget
+        self._worker = ffi.new("struct net_worker *")
+        err = lib.net_worker_init(self._worker, self._cpu, plan.device.base, plan.device.bytes, plan.run.base, plan.run.bytes)
+        if err:
+            raise ShmbpfError(f"the device cannot be used: {os.strerror(-err)}")
+        for index, (base, size, _) in enumerate(plan.sources):
+            self._worker.source[index], self._worker.source_bytes[index] = base, size
+        if plan.out_fd >= 0:
+            self._worker.out = lib.net_out_new(plan.out_fd)
+        self._worker.trace_fd = plan.trace_fd
+
+    def loop(self) -> None:
+        """Works until the runtime stops or the device is closed and drained."""
+        self._worker.stats.pid = os.getpid()
+        while True:
+            reason = lib.net_work(self._worker, _IDLE_NS)
+            if reason in (lib.NET_WORK_STOP, lib.NET_WORK_CLOSED):
+                break
+            if reason == lib.NET_WORK_PROG_ERROR:
+                raise ShmbpfError(ffi.string(self._worker.error.text).decode(errors="replace"))
+            if reason == lib.NET_WORK_CTL and not self._serve():
+                break
+        if self._worker.out != ffi.NULL:
+            lib.net_out_flush(self._worker.out)
+
+    def _serve(self) -> bool:
+        """Answers one message of the supervisor; False when it has gone."""
+        message = receive_message(self._channel)
+        if message is None:
+            return False
+        try:
+            answer = {"ok": True, **self._run_program(message)}
+        except MapError as error:
+            answer = {"ok": False, "error": str(error), "errno": error.errno}
+        except ShmbpfError as error:
+            answer = {"ok": False, "error": str(error)}
+        send_message(self._channel, answer)
+        return True
+
+    def _run_program(self, message: dict) -> dict:
+        prog = self._registry.program(message["prog"])
+        result = test_run(self._namespace, self._cpu, prog, decode_bytes(message["data"]), decode_bytes(message.get("ctx")), message.get("repeat", 1))
+        return {"retval": result.retval, "data": encode_bytes(result.data), "ctx": encode_bytes(result.ctx),
+                "duration_ns": result.duration_ns, "fault": result.fault, "redirect_ifindex": result.redirect_ifindex}  # fmt: skip
