@@ -1,0 +1,13 @@
+#!/bin/sh
+# Classifies the sample capture with tail calls. Options are handed to `shmbpf run`, as in ./run.sh --cpus 2
+set -e
+cd "$(dirname "$0")"
+SHMBPF=${SHMBPF:-shmbpf}
+# A namespace of its own; the pins that keep the maps after the run go when this script ends.
+export SHMBPF_NS="example-tc_tailcall-$$"
+trap 'rm -rf "/dev/shm/shmbpf.$(id -u).$SHMBPF_NS.fs"; $SHMBPF ns gc >/dev/null' EXIT
+
+$SHMBPF run prog.o --cpus 4 --pcap ../captures/web.pcap --pin-maps example "$@"
+
+echo "classes:"
+$SHMBPF map dump name classes
