@@ -3,7 +3,7 @@
  *
  * Linux v6.12 net/core/filter.c, bpf_l3_csum_replace() and its neighbours; net/core/utils.c, inet_proto_csum_replace4(); include/linux/skbuff.h,
  * __skb_incr_checksum_unnecessary(). Two later changes are in, because programs built for newer headers rely on them and older ones cannot tell:
- * bpf_csum_diff() folds its result to 16 bits and takes any size (v6.13), BPF_F_IPV6 (v6.16).
+ * bpf_csum_diff() folds its result to 16 bits and takes any size, odd ones too (v6.13), BPF_F_IPV6 (v6.16).
  */
 #include "csum.h"
 #include "skb.h"
@@ -25,8 +25,6 @@ uint64_t bpf_csum_diff(struct vm_cpu *cpu, uint64_t from, uint64_t from_size, ui
 {
 	uint32_t from_bytes = (uint32_t)from_size, to_bytes = (uint32_t)to_size, sum = (uint32_t)seed;
 
-	if ((from_bytes | to_bytes) & 3)
-		return result(-EINVAL);
 	if (to_bytes)
 		sum = csum_partial(host(to), to_bytes, sum);
 	if (from_bytes)

@@ -183,13 +183,23 @@ static void put_number(struct text *text, const struct spec *spec, uint64_t valu
 	put_padded(text, spec, digits, count + strlen(sign));
 }
 
-/* A pointer is 16 hex digits unless a width is asked for; a symbol that is not known is its address. */
+/* A pointer is a hex number of 16 digits, or as wide as asked for (pointer_string()); a symbol that is not known is its address. */
 static void put_pointer(struct text *text, const struct spec *spec, uint64_t value)
 {
+	struct spec number = *spec;
 	char digits[32];
-	int count = snprintf(digits, sizeof(digits), spec->kind == CONV_SYMBOL ? "0x%lx" : "%016lx", (unsigned long)value);
 
-	put_padded(text, spec, digits, (uint64_t)count);
+	if (spec->kind == CONV_SYMBOL) {
+		put_padded(text, spec, digits, (uint64_t)snprintf(digits, sizeof(digits), "0x%lx", (unsigned long)value));
+		return;
+	}
+	number.bytes = 8;
+	number.letter = 'x';
+	if (!number.width) {
+		number.width = 16;
+		number.zero = 1;
+	}
+	put_number(text, &number, value);
 }
 
 /* RFC 5952 has no part in %pI6: all groups, all digits (Linux v6.12 lib/vsprintf.c, ip6_string() and ip4_string()). */
@@ -251,9 +261,10 @@ static int64_t put_spec(struct vm_cpu *cpu, struct text *text, const struct spec
 	return (int64_t)(aligned - used + bytes);
 }
 
+/* Control characters are refused; UTF-8 passes since v6.16. */
 static int is_text(char c)
 {
-	return isascii((unsigned char)c) && (isprint((unsigned char)c) || isspace((unsigned char)c));
+	return !isascii((unsigned char)c) || isprint((unsigned char)c) || isspace((unsigned char)c);
 }
 
 /* One pass over a checked-for-NUL format. Returns the text's length or -errno. */
@@ -280,6 +291,9 @@ static int64_t run_format(struct vm_cpu *cpu, struct text *text, const char *fmt
 			return taken;
 		used += (uint64_t)taken;
 		fmt += spec.length;
+		/* bstr_printf() takes whatever letters follow a pointer for part of the conversion */
+		while (spec.kind >= CONV_POINTER && isalnum((unsigned char)*fmt))
+			fmt++;
 	}
 	return (int64_t)text->length;
 }

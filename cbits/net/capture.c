@@ -80,6 +80,8 @@ int cap_give(struct cap_reader *reader, struct cap_packet *packet, uint64_t end)
 	reader->packets++;
 	reader->record_pos = reader->pos;
 	reader->pos = end;
+	if (reader->bytes - end > CAP_PREFETCH)
+		cap_prefetch(reader->base + end);
 	return 1;
 }
 

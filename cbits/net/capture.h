@@ -44,6 +44,17 @@ static inline int cap_need(struct cap_reader *reader, const char *thing, uint64_
 	return __builtin_expect(cap_left(reader) >= need, 1) ? 0 : cap_short(reader, thing, need);
 }
 
+/* Records lie one after the other, but at distances that no hardware prefetcher guesses: ask for the lines some records ahead. */
+enum cap_ahead { CAP_AHEAD = 768, CAP_PREFETCH = 2048 };
+
+static inline void cap_prefetch(const uint8_t *at)
+{
+	int line;
+
+	for (line = 0; line < 8; line++)
+		__builtin_prefetch(at + CAP_AHEAD + 64 * line);
+}
+
 /* Time stamp in `units` per second plus `offset` seconds, as ns since 1970, clamped to what 64 bits hold. */
 uint64_t cap_time(uint64_t stamp, uint64_t units, int64_t offset);
 /* Finishes a packet whose record ends at `end`. */

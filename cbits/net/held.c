@@ -221,7 +221,7 @@ static void run_hook(struct net_worker *worker, const struct held_packet *held, 
 		fault = run_program(worker, hook, &ret);
 	if (fault)
 		log_fault(worker);
-	if (err || fault) {   /* err: a packet that cannot be loaded (shorter than an Ethernet header) reaches no program */
+	if (err || fault) {   /* err: a packet that cannot be loaded (larger than packet memory) reaches no program */
 		queue_count(&verdicts[net_verdict_aborted(hook)], 1);
 		state->fate = NET_FATE_ABORTED;
 		return;

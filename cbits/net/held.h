@@ -20,5 +20,7 @@ void held_run(struct net_worker *worker, const struct held_packet *held);
 void held_flush(struct net_worker *worker);
 /* vm_cpu.emit: a copy made by clone_redirect. */
 void held_emit(struct vm_cpu *cpu, uint32_t ifindex, uint32_t flags, const uint8_t *data, uint32_t len);
+/* vm_cpu.trace: a line of trace_printk, without its newline. */
+void held_trace(struct vm_cpu *cpu, const char *line, uint32_t len);
 
 #endif

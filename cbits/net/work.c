@@ -303,7 +303,9 @@ int net_worker_init(struct net_worker *worker, struct vm_cpu *cpu, uint8_t *dev_
 	worker->attach_gen = worker->dev->attach_gen - 1;   /* anything else than now: look at once */
 	worker->ctl_seen = __atomic_load_n(&worker->stats->ctl_word, __ATOMIC_ACQUIRE);
 	worker->clock_ns = clock_cost();
+	worker->trace_fd = -1;
 	cpu->emit = held_emit;
+	cpu->trace = held_trace;
 	cpu->hook_data = worker;
 	skip_in_hand(worker);
 	__atomic_store_n(&worker->queue->consumer_sleeps, 0, __ATOMIC_RELAXED);

@@ -41,7 +41,6 @@ class Device:
         self.name = name
         self._segment = _find(namespace, name)
         self._dev = lib.net_dev_of(self._segment.base, self._segment.bytes)
-        self._run: Segment | None = None
 
     def attach(self, program: Program) -> Attachment:
         """Puts a program on its hook, replacing what was there; every CPU follows at its next packet."""
@@ -54,9 +53,7 @@ class Device:
 
     def set_program(self, hook: int, program_id: int) -> None:
         """Changes a hook; 0 empties it."""
-        with self.namespace.creating():
-            self._dev.attached[hook] = program_id
-            self._dev.attach_gen += 1
+        lib.net_dev_attach(self._segment.base, self._dev, hook, program_id)
 
     def feed(self, *, spread: int = lib.NET_SPREAD_FLOW) -> Feed:
         """A producer for this device."""
@@ -75,10 +72,8 @@ class Device:
 
     def wait_drained(self, timeout: float = 30.0) -> None:
         """Returns once no packet is queued or in work. Raises ShmbpfError when that does not happen in time."""
-        if self._run is None:
-            self._run = self.namespace.open_segment("run", self.namespace.ctl.run_id)
         deadline = time.monotonic() + timeout
-        while not lib.net_dev_drained(self._segment.base, self._dev, self._run.base):
+        while not lib.net_dev_drained(self._segment.base, self._dev):
             if time.monotonic() > deadline:
                 raise ShmbpfError(f"device {self.name}: packets are still queued after {timeout:.0f} s: are its CPUs running?")
             time.sleep(0.0005)
@@ -91,9 +86,6 @@ class Device:
     def close(self) -> None:
         """Lets go of the device. Idempotent."""
         self._segment.close()
-        if self._run is not None:
-            self._run.close()
-            self._run = None
 
     def __enter__(self) -> Device:
         return self
@@ -120,11 +112,12 @@ class Feed:
         """Feeds for about 50 ms; False at the source's end. Never drops a packet: it waits for room."""
         self.state.source = source.mapped_index
         result = lib.net_feed_capture(self.state, source.reader, _SLICE_NS)
-        if result == 1:
-            return not (self.state.max_packets and self.state.packets >= self.state.max_packets) and not self.state.stop
+        if result in (0, 1) and (self.state.stop or 0 < self.state.max_packets <= self.state.packets):
+            source.finish()
+            return False
         if result == 0:
-            return source.rewind() and not self.state.stop
-        return self._refused(source, result)
+            return source.rewind()
+        return result == 1 or self._refused(source, result)
 
     def _refused(self, source: Source, result: int) -> bool:
         if result == -11:  # EAGAIN: the stream needs bytes

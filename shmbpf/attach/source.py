@@ -28,8 +28,8 @@ class Source:
         self.warnings: list[str] = []
 
     def rewind(self) -> bool:
-        """Called at the end: True when there is another round to feed."""
-        self._note_end()
+        """Called at the end of a round: True when there is another one to feed."""
+        self.finish()
         return False
 
     def fill(self) -> None:
@@ -40,7 +40,8 @@ class Source:
         """An error naming this source."""
         return CaptureError(f"{self.name}: {text}")
 
-    def _note_end(self) -> None:
+    def finish(self) -> None:
+        """Takes over the reader's counts and warning: called once per round."""
         self.packets += self.reader.packets
         self.truncated += self.reader.truncated
         warning = ffi.string(self.reader.warning).decode(errors="replace")
@@ -84,7 +85,7 @@ class CaptureFile(Source):
         return ffi.cast("uint8_t *", self._view), self.size, self._mapping
 
     def rewind(self) -> bool:
-        self._note_end()
+        self.finish()
         if self.loops == 1:
             return False
         self.loops = max(self.loops - 1, 0)

@@ -164,6 +164,8 @@ def fill_slots(
         slot = (relocation.offset - owner.values) // SLOT_SIZE
         kind, lookup = ("prog", program_at) if owner.spec.type == MapType.PROG_ARRAY else ("map", map_at)
         name = _slot_target(section, relocation, lookup)
+        if owner.spec.key_size != 4:
+            raise container.fail(f"{where}: map {owner.spec.name!r} has keys of {owner.spec.key_size} bytes; static slots need 4, their number is the key")
         if name is not None:
             owner.slots[slot] = (kind, name)
         elif not (relocation.symbol.is_undefined and relocation.symbol.bind == 2):  # STB_WEAK: the slot stays empty

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from dataclasses import dataclass
 
 from shmbpf._ffi import ffi, lib
@@ -59,6 +60,8 @@ class LocalCpu:
 def test_run(namespace: Namespace, cpu, prog, packet: bytes, ctx: bytes | None, repeat: int) -> RunResult:
     """One vm_test_run() on a vm_cpu, as a RunResult."""
     run = ffi.new("struct vm_test_run *")
+    if ctx is None and lib.vm_prog_hook(prog) == lib.VM_HOOK_XDP:
+        ctx = struct.pack("<6I", 0, len(packet), 0, 0, 0, 0)  # Linux wants data_end to agree with the packet as soon as a context is asked for
     data_in, data_out = ffi.from_buffer(packet), ffi.new("uint8_t[]", lib.VM_PACKET_ARENA)
     ctx_in, ctx_out = ffi.from_buffer(ctx or b""), ffi.new("uint8_t[]", 256)
     run.data_in, run.data_in_bytes, run.data_out, run.data_out_bytes = data_in, len(packet), data_out, lib.VM_PACKET_ARENA

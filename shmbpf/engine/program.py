@@ -127,9 +127,9 @@ class Program:
             if self.image.lines[i].insn > insn:
                 break
             found = self.image.lines[i]
-        return None if found is None else (self._string(found.file), found.line, self._string(found.text))
+        return None if found is None else (self.string(found.file), found.line, self.string(found.text))
 
-    def _string(self, offset: int) -> str:
+    def string(self, offset: int) -> str:
         if offset >= self.image.strings_bytes:
             return ""
         return ffi.string(self.image.strings + offset, self.image.strings_bytes - offset).decode(errors="replace")

@@ -30,6 +30,13 @@ def pin_maps(namespace: Namespace, maps: Mapping[str, Map], directory: str) -> P
     return pin_path(namespace, directory)
 
 
+def pin_map(namespace: Namespace, map_id: int, path: str) -> Path:
+    """Pins a map at a path of the tree. SegmentError when the name is taken."""
+    place = pin_path(namespace, path)
+    _link(namespace, f"map.{map_id}", place)
+    return place
+
+
 def pin_program(namespace: Namespace, program_id: int, path: str) -> Path:
     """Pins a program (which holds its maps) at a path of the tree. SegmentError when the name is taken."""
     place = pin_path(namespace, path)

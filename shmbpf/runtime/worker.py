@@ -105,6 +105,7 @@ class Worker:
 
     def _serve(self) -> bool:
         """Answers one message of the supervisor; False when it has gone."""
+        self._worker.ctl_seen += 1
         message = receive_message(self._channel)
         if message is None:
             return False

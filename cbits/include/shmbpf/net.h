@@ -16,7 +16,7 @@
 enum cap_limits {
 	CAP_MAX_INTERFACES = 1024,    /* pcapng interfaces remembered per section */
 	CAP_MAX_PACKET = 262144,      /* larger captured lengths end the capture with a warning */
-	CAP_MAX_BLOCK = 16777216,     /* likewise for any pcapng block, so that a stream needs a bounded window */
+	CAP_MAX_BLOCK = 1048576,      /* likewise for any pcapng block, so that a stream needs a window of no more than twice that */
 };
 
 /* LINKTYPE_* numbers that reach programs; all but Ethernet get a made-up Ethernet header while they are copied into a queue. */
@@ -278,6 +278,7 @@ struct net_worker {
 	int32_t trace_fd;             /* pipe that takes trace_printk lines (whole lines, non-blocking), -1 = none */
 	uint32_t reserved;
 	uint64_t trace_lines;         /* lines printed */
+	uint64_t trace_lost;          /* of these, lines that the pipe had no room for */
 	struct vm_error error;        /* of the last program that could not be opened */
 	struct net_queue *queue;
 	uint8_t *data;                /* of the queue */

@@ -1,0 +1,5 @@
+"""`python -m shmbpf` is `shmbpf`."""
+
+from shmbpf.cli import main
+
+main()

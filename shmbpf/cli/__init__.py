@@ -1,0 +1,119 @@
+"""The command line. This file is all that `shmbpf --help` loads: command modules are imported when they are called.
+
+Errors end here and nowhere else: a ShmbpfError is one line on stderr (and `{"error": ...}` on stdout with -j) and exit 1, wrong usage exit 2, an
+interrupt 130, SIGTERM 143. There is a traceback only with --debug.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+import click
+
+from shmbpf import __version__
+from shmbpf.cli.groups import PrefixGroup, Settings
+
+def _show_version(context: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    click.echo(f"shmbpf {__version__}")
+    context.exit()
+
+
+@click.group(
+    cls=PrefixGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog="""\b
+Examples:
+  shmbpf run prog.o --cpus 4 --pcap web.pcap      run an object over a capture
+  shmbpf map show                                 the maps of the namespace
+  shmbpf map dump name flows                      everything in one
+  shmbpf map get flows 10.0.0.1                   one value, for a script
+  shmbpf -j prog show | jq '.[].name'             the same documents as bpftool's
+  shmbpf --ns lab ns show                         another namespace
+
+Words may be shortened: `shmbpf m s` is `shmbpf map show`.
+""",
+)
+@click.option("--ns", "ns", metavar="NAME", envvar="SHMBPF_NS", default="default", show_default=True, help="Namespace to work in (or $SHMBPF_NS).")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("-p", "--pretty", is_flag=True, help="Print indented JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print no notes.")
+@click.option("-v", "--verbose", is_flag=True, help="Print more notes.")
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+@click.option("-V", "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Print the version.")
+@click.pass_context
+def cli(context: click.Context, ns: str, as_json: bool, pretty: bool, quiet: bool, verbose: bool, debug: bool) -> None:
+    """Linux eBPF as ordinary processes: unmodified objects, maps in shared memory, one process per CPU."""
+    context.obj = Settings(ns=ns or "default", json=as_json or pretty, pretty=pretty, quiet=quiet, verbose=verbose, debug=debug)
+
+
+# The order decides which command a prefix means.
+cli.announce("run", "shmbpf.cli.run:run", "Run an object over packets, on N CPUs.")
+cli.announce("inject", "shmbpf.cli.inject:inject", "Feed packets into a running instance.")
+cli.announce("map", "shmbpf.cli.map:map_group", "Show and change maps.")
+cli.announce("prog", "shmbpf.cli.prog:prog_group", "Show, load and test programs.")
+cli.announce("ns", "shmbpf.cli.ns:ns_group", "Show, check and clean namespaces.")
+cli.announce("feature", "shmbpf.cli.feature:feature", "List the program types, map types and helpers that exist here.")
+cli.announce("bench", "shmbpf.cli.bench:bench", "Measure this machine.")
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Runs a command line and exits with its code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        result = cli.main(args=words, prog_name="shmbpf", standalone_mode=False)
+        sys.stdout.flush()
+        code = result if isinstance(result, int) else 0
+    except BrokenPipeError:  # `shmbpf map dump ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 128 + signal.SIGPIPE
+    except (KeyboardInterrupt, click.Abort):
+        code = 128 + signal.SIGINT
+    except Exception as error:  # the one place where every error becomes a line and a code
+        if "--debug" in words:
+            raise
+        code = report(error, words)
+    sys.exit(code)
+
+
+def report(error: Exception, words: list[str]) -> int:
+    """Says what went wrong; returns the exit code."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return 2
+    if isinstance(error, click.UsageError):
+        error.show()
+    else:
+        click.echo(f"Error: {_line_of(error)}", err=True)
+    if _wants_json(words):
+        from shmbpf.cli.render import to_json
+
+        text = error.format_message() if isinstance(error, click.ClickException) else _line_of(error)
+        click.echo(to_json({"error": text}, any(word in ("-p", "--pretty") for word in words)))
+    return getattr(error, "exit_code", 1) if isinstance(error, click.ClickException) else 1
+
+
+def _wants_json(words: list[str]) -> bool:
+    return any(word in ("-j", "--json", "-p", "--pretty") or (word[:1] == "-" and word[1:].isalpha() and set("jp") & set(word[1:])) for word in words)
+
+
+def _line_of(error: Exception) -> str:
+    from shmbpf.errors import ShmbpfError
+
+    if isinstance(error, (ShmbpfError, click.ClickException)):
+        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    elif isinstance(error, OSError):
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    elif isinstance(error, MemoryError):
+        text = f"out of memory{': ' + str(error) if str(error) else ''}"
+    else:
+        text = f"{type(error).__name__}: {error} (this is a bug of shmbpf; --debug shows where)"
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip()) or type(error).__name__
+
+
+__all__ = ["Settings", "cli", "main"]

@@ -1,0 +1,203 @@
+"""`shmbpf ns`: namespaces as a whole."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import click
+
+from shmbpf.cli.groups import PrefixGroup, Settings, WordCommand, words_argument
+from shmbpf.cli.render import emit
+from shmbpf.cli.selector import find_programs, open_namespace
+from shmbpf.cli.words import Words
+from shmbpf.errors import MapError, ShmbpfError
+from shmbpf.maps import find_maps
+from shmbpf.maps.map import Map
+from shmbpf.shm.namespace import Namespace, namespace_exists, namespace_names
+from shmbpf.shm.segment import SHM_DIR
+from shmbpf.uapi import map_type_word, prog_type_word
+
+
+@click.group("ns", cls=PrefixGroup, epilog="""\b
+Examples:
+  shmbpf ns list              all namespaces of this user
+  shmbpf --ns lab ns show     what is in one
+  shmbpf ns check             are all maps sound?
+  shmbpf ns gc                remove what nobody uses any more
+""")
+def ns_group() -> None:
+    """Show, check and clean namespaces.
+
+    A namespace is one simulated kernel: its maps, programs and CPUs. It exists while something is in it.
+    """
+
+
+def summarize(namespace: Namespace) -> dict[str, object]:
+    """Name, CPUs, runtime and sizes of a namespace; what nobody uses is gone afterwards."""
+    namespace.collect()
+    objects = namespace.segments()
+    return {
+        "name": namespace.name, "possible_cpus": namespace.possible_cpus, "runtime_pid": namespace.ctl.runtime_pid if namespace.has_runtime() else None,
+        "maps": sum(name.startswith("map.") for name in objects), "progs": sum(name.startswith("prog.") for name in objects),
+        "objects": len(objects), "bytes": bytes_of(namespace),
+    }  # fmt: skip
+
+
+def bytes_of(namespace: Namespace) -> int:
+    """Shared memory that the namespace's objects take, its control segment included."""
+    names = [f"{namespace.prefix}.{name}" for name in [*namespace.segments(), "ctl.0"]]
+    return sum(_blocks_of(name) for name in names)
+
+
+def _blocks_of(name: str) -> int:
+    try:
+        return os.stat(SHM_DIR / name).st_blocks * 512
+    except FileNotFoundError:
+        return 0  # gone since it was listed
+
+
+def known_names() -> list[str]:
+    """Namespaces that have any file in /dev/shm, also those that lost their control segment."""
+    pattern = re.compile(rf"shmbpf\.{os.getuid()}\.([A-Za-z0-9_-]+)\.[a-z]+(\.[0-9a-f]+)?")
+    matches = (pattern.fullmatch(entry) for entry in os.listdir(SHM_DIR))
+    return sorted({match.group(1) for match in matches if match} | set(namespace_names()))
+
+
+# -- commands --
+
+
+@ns_group.command("list", cls=WordCommand, epilog="""\b
+Examples:
+  shmbpf ns list
+  shmbpf -j ns list | jq '.[].name'
+""")
+@words_argument("")
+@click.pass_obj
+def list_(settings: Settings, words: tuple[str, ...]) -> None:
+    """List the namespaces of this user: CPUs, the runtime's PID, objects, bytes of shared memory."""
+    Words(words).finish()
+    found = []
+    for name in namespace_names():
+        with Namespace(name, role="ns list") as namespace:
+            found.append(summarize(namespace))
+    if settings.json:
+        emit(settings, found)
+        return
+    for facts in found:
+        click.echo(_line(facts))
+
+
+def _line(facts: dict) -> str:
+    runtime = f"  runtime {facts['runtime_pid']}" if facts["runtime_pid"] else ""
+    return f"{facts['name']}: cpus {facts['possible_cpus']}{runtime}  maps {facts['maps']}  progs {facts['progs']}  bytes {facts['bytes']}"
+
+
+@ns_group.command("show", cls=WordCommand, epilog="""\b
+Examples:
+  shmbpf ns show
+  shmbpf ns show lab
+""")
+@words_argument("[NAME]")
+@click.pass_obj
+def show(settings: Settings, words: tuple[str, ...]) -> None:
+    """Show a namespace (that of --ns) and what is in it."""
+    _take_name(settings, words)
+    with open_namespace(settings, "ns show") as namespace:
+        facts = summarize(namespace)
+        maps = [_map_facts(map_) for map_ in _closing(find_maps(namespace))]
+        programs = [{"id": program.id, "type": prog_type_word(program.type), "name": program.name} for program in _closing(find_programs(namespace))]
+    if settings.json:
+        emit(settings, facts | {"maps": maps, "progs": programs})
+        return
+    click.echo(_line(facts))
+    for entry in maps:
+        click.echo(f"\tmap {entry['id']}: {entry['type']}  name {entry['name']}  bytes {entry['bytes']}")
+    for entry in programs:
+        click.echo(f"\tprog {entry['id']}: {entry['type']}  name {entry['name']}")
+
+
+def _take_name(settings: Settings, words: tuple[str, ...]) -> None:
+    wanted = Words(words)
+    if wanted:
+        settings.ns = wanted.take("NAME")
+    wanted.finish()
+
+
+def _map_facts(map_: Map) -> dict[str, object]:
+    return {"id": map_.id, "type": map_type_word(map_.type), "name": map_.name, "bytes": map_.memory_bytes}
+
+
+def _closing(found: list):
+    """Each item, closed after its turn."""
+    for item in found:
+        with item:
+            yield item
+
+
+@ns_group.command("gc", cls=WordCommand, epilog="""\b
+Examples:
+  shmbpf ns gc
+""")
+@words_argument("")
+@click.pass_obj
+def gc(settings: Settings, words: tuple[str, ...]) -> None:
+    """Remove what no process holds and no pin names, in all namespaces of this user, and say what that was.
+
+    This happens by itself whenever somebody lists, creates or starts; it never touches what is in use.
+    """
+    Words(words).finish()
+    removed: dict[str, list[str]] = {}
+    for name in known_names():
+        before = namespace_exists(name)
+        with Namespace(name, role="ns gc") as namespace:
+            gone = namespace.collect()
+        if before and not namespace_exists(name):
+            gone.append("ctl.0")
+        if gone:
+            removed[name] = gone
+    if settings.json:
+        emit(settings, removed)
+        return
+    for name, gone in removed.items():
+        click.echo(f"{name}: removed {', '.join(gone)}")
+    if not removed and not settings.quiet:
+        click.echo("nothing to remove", err=True)
+
+
+@ns_group.command("check", cls=WordCommand, epilog="""\b
+Examples:
+  shmbpf ns check
+  shmbpf ns check lab
+""")
+@words_argument("[NAME]...")
+@click.pass_obj
+@click.pass_context
+def check(context: click.Context, settings: Settings, words: tuple[str, ...]) -> None:
+    """Look at every link of every map's structure, in all namespaces of this user or in those named. Exit 1 when something is wrong."""
+    found = [verdict for name in words or namespace_names() for verdict in _check_namespace(name)]
+    if settings.json:
+        emit(settings, found)
+    else:
+        for entry in found:
+            click.echo(f"{entry['namespace']}: map {entry['id']} {entry['name']}: {entry['error'] or 'ok'}")
+    if any(entry["error"] for entry in found):
+        context.exit(1)
+
+
+def _check_namespace(name: str) -> list[dict[str, object]]:
+    with open_namespace(Settings(ns=name), "ns check") as namespace:
+        return [_check_map(namespace, number) for number in namespace.ids("map")]
+
+
+def _check_map(namespace: Namespace, number: int) -> dict[str, object]:
+    verdict: dict[str, object] = {"namespace": namespace.name, "id": number, "name": "", "error": None}
+    try:
+        with Map.open(namespace, number) as map_:
+            verdict["name"] = map_.name
+            map_.check()
+    except KeyError:
+        pass  # gone since it was listed
+    except (MapError, ShmbpfError) as error:
+        verdict["error"] = str(error)
+    return verdict

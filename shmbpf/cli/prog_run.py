@@ -1,0 +1,111 @@
+"""`shmbpf prog load|loadall` and `shmbpf prog run`: bpftool's words."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from shmbpf.cli.run import PROGRAM_TYPES
+from shmbpf.cli.selector import take_program
+from shmbpf.elf import load_object
+from shmbpf.engine.loaded import LoadedObject, load_spec
+from shmbpf.engine.local import RunResult
+from shmbpf.errors import ShmbpfError
+from shmbpf.maps.pin import pin_maps, pin_program
+from shmbpf.runtime.remote import run_anywhere
+from shmbpf.shm.namespace import Namespace
+
+_USAGE_RUN = "prog run PROG data_in FILE [data_out FILE] [ctx_in FILE] [ctx_out FILE] [repeat N] [cpu N]"
+_RUN_WORDS = ("data_in", "data_out", "ctx_in", "ctx_out", "repeat", "cpu")
+
+
+def load(settings, words: list[str], *, everything: bool) -> None:
+    """Body of `prog load OBJ PATH [type T] [pinmaps DIR]` (pins the first program at PATH) and `loadall` (each by name in directory PATH)."""
+    if len(words) < 2:
+        raise click.UsageError(f"prog {'loadall' if everything else 'load'} OBJ PATH [type TYPE] [pinmaps DIR]")
+    options = _pairs(words[2:], ("type", "pinmaps"), "prog load OBJ PATH [type TYPE] [pinmaps DIR]")
+    kind = options.get("type")
+    if kind is not None and kind not in PROGRAM_TYPES:
+        raise ShmbpfError(f"program type {kind!r}: expected one of {', '.join(sorted(PROGRAM_TYPES))}")
+    spec = load_object(words[0])
+    with Namespace(settings.ns, role="prog load") as namespace, load_spec(namespace, spec, program_type=PROGRAM_TYPES.get(kind) if kind else None) as loaded:
+        _pin(namespace, loaded, words[1], everything)
+        if "pinmaps" in options:
+            pin_maps(namespace, loaded.maps, options["pinmaps"])
+    if settings.json:
+        click.echo("null")
+
+
+def _pin(namespace: Namespace, loaded: LoadedObject, path: str, everything: bool) -> None:
+    programs = dict(loaded.programs) if everything else dict(list(loaded.programs.items())[:1])
+    for name, program in programs.items():
+        pin_program(namespace, program.id, f"{path}/{name.replace('.', '_')}" if everything else path)
+
+
+def run(settings, words: list[str]) -> None:
+    """Body of `prog run PROG data_in FILE ...`: BPF_PROG_TEST_RUN. A fault is an error (exit 1)."""
+    with ExitStack() as stack:
+        namespace = stack.enter_context(Namespace(settings.ns, role="prog run"))
+        program, rest = take_program(namespace, words)
+        stack.enter_context(program)
+        options = _pairs(rest, _RUN_WORDS, _USAGE_RUN)
+        if "data_in" not in options:
+            raise click.UsageError(f"data_in is missing: {_USAGE_RUN}")
+        ctx = _read(options["ctx_in"]) if "ctx_in" in options else None
+        cpu = _number(options, "cpu") if "cpu" in options else None
+        repeat = _number(options, "repeat") if "repeat" in options else 1
+        result = run_anywhere(namespace, program.id, _read(options["data_in"]), cpu=cpu, ctx=ctx, repeat=repeat)
+    if result.fault:
+        raise ShmbpfError(result.fault)
+    _show(settings, result, options, repeat)
+
+
+def _show(settings, result: RunResult, options: dict[str, str], repeat: int) -> None:
+    document: dict = {"retval": result.retval, "duration": result.duration_ns}
+    for word, content in (("data_out", result.data), ("ctx_out", result.ctx)):
+        if options.get(word) == "-" and settings.json:
+            document[word] = [f"{byte:#04x}" for byte in content]
+        elif options.get(word) == "-":
+            click.echo(_hexdump(content), nl=False)
+        elif word in options:
+            Path(options[word]).write_bytes(content)
+    if settings.json:
+        click.echo(json.dumps(document, indent=2 if settings.pretty else None))
+    else:
+        click.echo(f"Return value: {result.retval}, duration{' (average)' if repeat > 1 else ''}: {result.duration_ns}ns")
+
+
+def _hexdump(content: bytes) -> str:
+    """As bpftool prints it: offset, 16 bytes in pairs, printable characters."""
+    rows = []
+    for at in range(0, len(content), 16):
+        row = content[at:at + 16]
+        pairs = " ".join(row[i:i + 2].hex() for i in range(0, len(row), 2))
+        rows.append(f"{at:07x}\t{pairs:<39} | {''.join(chr(byte) if 32 <= byte < 127 else '.' for byte in row)}\n")
+    return "".join(rows)
+
+
+def _read(name: str) -> bytes:
+    return sys.stdin.buffer.read() if name == "-" else Path(os.fspath(name)).read_bytes()
+
+
+def _pairs(words: list[str], known: tuple[str, ...], usage: str) -> dict[str, str]:
+    if len(words) % 2:
+        raise click.UsageError(f"{words[-1]!r} lacks its value: {usage}")
+    pairs = dict(zip(words[::2], words[1::2], strict=True))
+    for word in pairs:
+        if word not in known:
+            raise click.UsageError(f"unknown word {word!r}: {usage}")
+    return pairs
+
+
+def _number(options: dict[str, str], word: str) -> int:
+    try:
+        return int(options[word], 0)
+    except ValueError:
+        raise click.UsageError(f"{word} {options[word]!r}: expected a number") from None

@@ -1,0 +1,116 @@
+"""CPUs are processes: they run at the same time, exactly where the program asks for it, and one that dies is replaced."""
+
+import os
+import signal
+import struct
+import time
+
+import pytest
+
+import shmbpf
+from shmbpf.errors import NamespaceBusyError, ShmbpfError
+from tests.support.paths import CAPTURES, example_object
+
+ROUNDS = 60
+
+
+def wait_until(condition, what, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def runtime():
+    with shmbpf.Runtime(cpus=4) as rt:
+        yield rt
+
+
+def inject_rounds(rt, rounds):
+    return sum(rt.device("shm0").inject(CAPTURES / "web.pcap", wait=False) for _ in range(rounds))
+
+
+def test_each_cpu_is_a_process_of_its_own(runtime):
+    runtime.start()
+    assert len(set(runtime.pids)) == 4
+    assert os.getpid() not in runtime.pids
+
+
+def test_atomics_are_exact_and_plain_increments_lose(runtime):
+    obj = runtime.load(example_object("shared_atomic"))
+    with obj.programs["shared_atomic"].attach(runtime.device("shm0")):
+        packets = inject_rounds(runtime, ROUNDS)
+        runtime.device("shm0").wait_drained()
+    key = struct.pack("<I", 0)
+    atomic = struct.unpack("<Q", obj.maps["atomic"].raw.lookup(key))[0]
+    plain = struct.unpack("<Q", obj.maps["plain"].raw.lookup(key))[0]
+    percpu = struct.unpack("<4Q", obj.maps["percpu"].raw.lookup(key))
+    assert atomic == packets
+    assert sum(percpu) == packets and all(percpu)
+    assert plain < packets, "four processes incrementing one word without an atomic cannot all be seen"
+
+
+def test_a_program_runs_on_the_cpu_it_is_told_to(runtime):
+    obj = runtime.load(example_object("shared_atomic"))
+    program = obj.programs["shared_atomic"]
+    for started in (False, True):
+        if started:
+            runtime.start()
+        for cpu in range(4):
+            assert program.run(bytes(64), cpu=cpu).retval == shmbpf.XdpAction.PASS
+    percpu = struct.unpack("<4Q", obj.maps["percpu"].raw.lookup(struct.pack("<I", 0)))
+    assert percpu == (2, 2, 2, 2)
+
+
+def test_a_cpu_beyond_the_last_is_refused(runtime):
+    obj = runtime.load(example_object("shared_atomic"))
+    with pytest.raises(ShmbpfError, match="CPUs 0 to 3"):
+        obj.programs["shared_atomic"].run(bytes(64), cpu=4)
+
+
+def test_a_killed_cpu_is_replaced_and_the_run_goes_on(runtime):
+    obj = runtime.load(example_object("shared_atomic"))
+    device = runtime.device("shm0")
+    with obj.programs["shared_atomic"].attach(device):
+        first = runtime.pids
+        packets = 0
+        for cpu in range(4):
+            os.kill(first[cpu], signal.SIGKILL)
+            packets += device.inject(CAPTURES / "web.pcap")
+        wait_until(lambda: len(runtime.pids) == 4 and not set(runtime.pids) & set(first), "four new processes")
+        packets += device.inject(CAPTURES / "web.pcap")
+    reports = runtime.reports()
+    assert [report.restarts for report in reports] == [1, 1, 1, 1]
+    assert sum(report.packets + report.lost for report in reports) == packets
+    atomic = struct.unpack("<Q", obj.maps["atomic"].raw.lookup(struct.pack("<I", 0)))[0]
+    assert atomic in range(sum(report.packets for report in reports), packets + 1)
+
+
+def test_a_namespace_has_one_runtime_at_a_time(runtime):
+    runtime.start()
+    with shmbpf.Namespace(runtime.namespace.name) as other:
+        with pytest.raises(NamespaceBusyError, match="already has a runtime"):
+            other.claim_runtime()
+
+
+def test_another_cpu_count_is_refused_while_objects_live(runtime):
+    runtime.load(example_object("shared_atomic"))
+    with pytest.raises(NamespaceBusyError, match="4 possible CPUs"):
+        shmbpf.Runtime(runtime.namespace.name, cpus=2)
+
+
+def test_a_second_member_uses_the_running_cpus(runtime):
+    obj = runtime.load(example_object("shared_atomic"))
+    runtime.start()
+    with shmbpf.Runtime(runtime.namespace.name) as other:
+        assert other.pids == runtime.pids
+        with obj.programs["shared_atomic"].attach(other.device("shm0")):
+            packets = other.device("shm0").inject(CAPTURES / "web.pcap")
+    assert sum(report.packets for report in runtime.reports()) == packets
+
+
+@pytest.mark.parametrize("cpus", [0, -1, 100000])
+def test_a_cpu_count_that_cannot_be_is_refused(cpus):
+    with pytest.raises(ShmbpfError, match="--cpus"):
+        shmbpf.Runtime(cpus=cpus)

@@ -1,0 +1,1 @@
+"""What several test directories share: the kernel oracle, models, writers."""
