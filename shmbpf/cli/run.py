@@ -135,8 +135,8 @@ class Session:
         self.signal = number
         self.feed.state.stop = 1
         self._interrupts += 1
-        if self._interrupts > 1:
-            os._exit(128 + number)
+        if self._interrupts > 1:  # impatient: no CPU gets to finish its packet
+            self.supervisor.kill()
 
     def work(self) -> None:
         """Feeds and watches until the source ends, a limit is reached, or somebody interrupts."""

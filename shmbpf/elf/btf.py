@@ -20,6 +20,7 @@ from typing import Iterable, Iterator, Mapping, NamedTuple
 from shmbpf.elf.container import StringTable
 from shmbpf.errors import BtfError
 
+MAX_BLOB = 16 << 20  # Linux's bound too (include/linux/btf.h, BTF_MAX_SIZE)
 MAX_TYPES = 1_000_000
 MAX_DEPTH = 32
 MAX_SIZE = 0xFFFFFFFF
@@ -117,6 +118,8 @@ class Btf:
     @classmethod
     def from_bytes(cls, blob: bytes) -> Btf:
         """Index a `.BTF` section. Raises BtfError when its frame (header, record lengths, strings) does not hold together."""
+        if len(blob) > MAX_BLOB:
+            raise BtfError(f"BTF: {len(blob)} bytes; at most {MAX_BLOB} are read")
         blob = bytes(blob)
         if len(blob) < 24:
             raise BtfError(f"BTF: {len(blob)} bytes, shorter than its header (24)")

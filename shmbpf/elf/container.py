@@ -144,7 +144,9 @@ class Container:
             raise self.fail(f"section {table.name!r}: {table.size} bytes are not up to {MAX_RELOCATIONS} relocations of {layout.size} bytes")
         for offset, info, *addend in layout.iter_unpack(table.data):
             if offset >= target.size:
-                raise self.fail(f"section {table.name!r}: relocation at {offset:#x} is out of range of section {target.name!r} ({target.size:#x} bytes)")
+                raise self.fail(
+                    f"section {table.name!r}: relocation at {offset:#x} is out of range of section {target.name!r} ({target.size:#x} bytes)"
+                )
             if info >> 32 >= len(self.symbols):
                 raise self.fail(f"section {table.name!r}: relocation at {offset:#x} names symbol {info >> 32} of {len(self.symbols)}")
             yield Relocation(offset, info & 0xFFFFFFFF, self.symbols[info >> 32], addend[0] if addend else None)

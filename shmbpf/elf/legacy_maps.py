@@ -3,17 +3,17 @@
 All layouts start with {type, key_size, value_size, max_entries}. What follows tells them apart by element size, and where two layouts share a
 size, by content:
 
-    bytes  layout                                                                       written for
-    16     -                                                                            (any)
-    20     flags                                                                        libbpf struct bpf_map_def
-           id                                                                           iproute2 2015-04, if a section `<id>/<slot>` names that id
-    24     flags, inner_map_idx                                                         kernel samples (bpf_load.c) of 4.12
-           id, pinning                                                                  iproute2 2015-11, if a `<id>/<slot>` section or pinning says so
-    28     flags, inner_map_idx, numa_node                                              kernel samples (bpf_load.c) of 4.14
-           flags, id, pinning                                                           iproute2 2016, aya
-    36     flags, id, pinning, inner_id, inner_idx                                      iproute2 2017 (final), struct bpf_elf_map
-    280    flags, pinning, namespace[256]                                               gobpf
-    other  flags, zeros                                                                 libbpf's rule: a longer struct is fine if the rest is zero
+    bytes  layout                                      written for
+    16     -                                           (any)
+    20     flags                                       libbpf struct bpf_map_def
+           id                                          iproute2 2015-04, if a section `<id>/<slot>` names that id
+    24     flags, inner_map_idx                        kernel samples (bpf_load.c) of 4.12
+           id, pinning                                 iproute2 2015-11, if a `<id>/<slot>` section or the pinning says so
+    28     flags, inner_map_idx, numa_node             kernel samples (bpf_load.c) of 4.14
+           flags, id, pinning                          iproute2 2016, aya
+    36     flags, id, pinning, inner_id, inner_idx     iproute2 2017 (final), struct bpf_elf_map
+    280    flags, pinning, namespace[256]              gobpf
+    other  flags, zeros                                libbpf's rule: a longer struct is fine if the rest is zero
 
 The element size is the distance to the next map symbol, which is what the loaders of these sections compute from size and number of symbols
 (iproute2 lib/bpf_legacy.c, bpf_fetch_maps_end(); libbpf 0.8, bpf_object__init_user_maps()).
@@ -26,12 +26,11 @@ from typing import Collection, NamedTuple
 
 from shmbpf.elf.btf import Btf, Kind
 from shmbpf.elf.container import SHN_UNDEF, STT_NOTYPE, STT_OBJECT, Container, Section, Symbol
-from shmbpf.elf.maps import MapDefinition
+from shmbpf.elf.maps import MAX_MAPS, MapDefinition
 from shmbpf.errors import BtfError
 from shmbpf.spec import MapSpec
 from shmbpf.uapi import MapFlag, MapType
 
-MAX_MAPS = 4096
 _MAPS_IN_MAP = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
 _GOBPF = 280
 
@@ -81,7 +80,9 @@ def _map_symbols(container: Container, section: Section) -> list[Symbol]:
         if symbol.section != section.index or symbol.section == SHN_UNDEF or symbol.type not in (STT_OBJECT, STT_NOTYPE) or not symbol.name:
             continue
         if symbol.value >= section.size:
-            raise container.fail(f"section {section.name!r}: map {symbol.name!r} at {symbol.value:#x} lies past the section's {section.size:#x} bytes")
+            raise container.fail(
+                f"section {section.name!r}: map {symbol.name!r} at {symbol.value:#x} lies past the section's {section.size:#x} bytes"
+            )
         if symbol.value not in by_address or symbol.bind > by_address[symbol.value].bind:
             by_address[symbol.value] = symbol
     if not by_address and section.name.startswith("maps/"):

@@ -13,6 +13,7 @@ As in libbpf, parse_btf_map_def() and bpf_object__collect_map_relos() (tools/lib
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Callable
@@ -25,6 +26,8 @@ from shmbpf.uapi import MapType
 
 MAPS_SECTION = ".maps"
 SLOT_SIZE = 8
+MAX_MAPS = 2048
+MAX_MEMBERS = 64
 #: members that are plain numbers -> field of MapSpec (None: accepted and not needed here)
 _NUMBERS = {
     "type": "type", "max_entries": "max_entries", "map_flags": "flags", "key_size": "key_size", "value_size": "value_size",
@@ -54,6 +57,8 @@ def read_btf_maps(container: Container, section: Section, btf: Btf) -> list[MapD
     table = btf.find(section.name, Kind.DATASEC)
     if table is None:
         raise container.fail(f"section {section.name!r}: the object's BTF does not describe it; compile with -g")
+    if len(table.variables) > MAX_MAPS:
+        raise container.fail(f"section {section.name!r}: {len(table.variables)} maps; at most {MAX_MAPS} are read")
     found, seen = [], set()
     for variable in table.variables:
         entry = btf.type(variable.type)
@@ -78,6 +83,8 @@ def _read_definition(btf: Btf, type_id: int, name: str, section: str, outer: boo
     struct = btf.resolve(type_id)
     if struct.kind != Kind.STRUCT:
         raise ObjectError(f"defined by a {struct.kind.name}, expected a struct")
+    if len(struct.members) > MAX_MEMBERS:
+        raise ObjectError(f"defined by a struct of {len(struct.members)} members; map definitions have at most {MAX_MEMBERS}")
     fields: dict[str, int] = {}
     inner, values = None, None
     for index, member in enumerate(struct.members):
@@ -154,10 +161,11 @@ def fill_slots(
     program_at: Callable[[int, int], str | None],
 ) -> None:
     """Read the static slots of the maps in `section`: `map_at` and `program_at` name what lies at (section index, byte offset)."""
+    ordered = sorted(definitions, key=lambda definition: definition.offset)
     for relocation in container.relocations(section):
         if relocation.type == 0:
             continue
-        owner = next((d for d in definitions if d.offset <= relocation.offset < d.offset + d.size), None)
+        owner = _owner_of(ordered, relocation.offset)
         where = f"section {section.name!r}: relocation at {relocation.offset:#x} ({relocation.symbol.name!r})"
         if owner is None or owner.values is None or relocation.offset < owner.values or (relocation.offset - owner.values) % SLOT_SIZE:
             raise container.fail(f"{where} is not a slot of any map's 'values'")
@@ -165,12 +173,18 @@ def fill_slots(
         kind, lookup = ("prog", program_at) if owner.spec.type == MapType.PROG_ARRAY else ("map", map_at)
         name = _slot_target(section, relocation, lookup)
         if owner.spec.key_size != 4:
-            raise container.fail(f"{where}: map {owner.spec.name!r} has keys of {owner.spec.key_size} bytes; static slots need 4, their number is the key")
+            raise container.fail(f"{where}: map {owner.spec.name!r} has keys of {owner.spec.key_size} bytes; static slots need 4 (a number)")
         if name is not None:
             owner.slots[slot] = (kind, name)
         elif not (relocation.symbol.is_undefined and relocation.symbol.bind == 2):  # STB_WEAK: the slot stays empty
             what = "a program" if kind == "prog" else "a map"
             raise container.fail(f"{where}: slot {slot} of map {owner.spec.name!r} does not refer to {what} of this object")
+
+
+def _owner_of(ordered: list[MapDefinition], offset: int) -> MapDefinition | None:
+    """The definition that covers a byte of the section."""
+    index = bisect_right(ordered, offset, key=lambda definition: definition.offset) - 1
+    return ordered[index] if index >= 0 and offset < ordered[index].offset + ordered[index].size else None
 
 
 def _slot_target(section: Section, relocation: Relocation, lookup: Callable[[int, int], str | None]) -> str | None:

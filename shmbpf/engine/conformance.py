@@ -29,10 +29,11 @@ def parse_hex(text: str, what: str) -> bytes:
 @click.argument("memory", default="")
 @click.option("--program", help="The program in hex, instead of standard input.")
 def main(memory: str, program: str | None) -> None:
+    content = parse_hex(memory, "memory")
     code = parse_hex(program if program is not None else sys.stdin.read(), "program")
     try:
         with BareProgram(code) as bare:
-            click.echo(f"{bare.run(parse_hex(memory, 'memory')).r0:x}")
+            click.echo(f"{bare.run(content).r0:x}")
     except ShmbpfError as error:
         click.echo(f"shmbpf-conformance: {error}", err=True)
         sys.exit(1)

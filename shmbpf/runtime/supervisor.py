@@ -225,11 +225,16 @@ class Supervisor:
         deadline = time.monotonic() + timeout
         while self._children and time.monotonic() < deadline:
             self.server.poll(0.02)
-        for child in list(self._children.values()):
-            os.kill(child.pid, signal.SIGKILL)
+        self.kill()
         while self._children:
             self.server.poll(1.0)
         self._note_faults()
+
+    def kill(self) -> None:
+        """Ends the workers at once; once stop() was called they are not replaced."""
+        self._run.stop = 1
+        for child in list(self._children.values()):
+            os.kill(child.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Stops everything and removes device, statistics and control socket. The namespace stays the caller's."""
