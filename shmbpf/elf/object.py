@@ -167,7 +167,7 @@ class _Loader:
     def _read_programs(self, license: str) -> dict[str, ProgramSpec]:
         entries = choose_programs(self._code, self._linker.called())
         if not entries:
-            raise self._container.fail("no programs: no section has code; give functions SEC(\"xdp\"), SEC(\"tc\"), ... and compile with clang -target bpf")
+            raise self._container.fail("no programs: no section has code; write C functions with SEC(\"xdp\") and compile with clang -target bpf")
         if len(entries) > MAX_PROGRAMS:
             raise self._container.fail(f"{len(entries)} programs; at most {MAX_PROGRAMS} are loaded")
         by_name: dict[str, Function] = {}

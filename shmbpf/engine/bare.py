@@ -30,7 +30,7 @@ class BareProgram:
         error = ffi.new("struct vm_error *")
         self._prog = lib.vm_prog_new(ffi.NULL, image, error)
         if self._prog == ffi.NULL:
-            raise LoadError(ffi.string(error.text).decode())
+            raise LoadError(f"instruction {error.insn}: {ffi.string(error.text).decode()}")
         self._cpu = lib.vm_cpu_new(ffi.NULL, ffi.NULL, 0)
         if self._cpu == ffi.NULL:
             raise MemoryError("no room for a CPU's stack and packet memory")

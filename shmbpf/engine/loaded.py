@@ -99,24 +99,16 @@ def _type_of_callers(wanted: list[ProgramSpec], targets: Collection[str], progra
 
 
 def _tail_targets(spec: ObjectSpec) -> set[str]:
+    """Programs that are put into program arrays: by static initialisers (libbpf) or `<id>/<slot>` sections (iproute2)."""
     names = {target for map_spec in spec.maps.values() for kind, target in map_spec.slots.values() if kind == "prog"}
     return names | {program.name for program in spec.programs.values() if program.tail_slot is not None}
 
 
 def _wire_tail_calls(loaded: LoadedObject) -> None:
-    """Stores programs into program arrays: static initialisers (libbpf) and `<id>/<slot>` sections (iproute2)."""
-    by_elf_id = {spec.elf_id: name for name, spec in loaded.spec.maps.items() if spec.elf_id}
     for name, spec in loaded.spec.maps.items():
         for slot, (kind, target) in spec.slots.items():
             if kind == "prog" and target in loaded.programs:
                 _store(loaded.maps[name], slot, loaded.programs[target])
-    for name, program in loaded.programs.items():
-        slot = loaded.spec.programs[name].tail_slot
-        if slot is None:
-            continue
-        if slot[0] not in by_elf_id:
-            raise ObjectError(f"{loaded.spec.path}: section {loaded.spec.programs[name].section!r}: no map has id {slot[0]}")
-        _store(loaded.maps[by_elf_id[slot[0]]], slot[1], program)
 
 
 def _store(array: Map, slot: int, program: Program) -> None:

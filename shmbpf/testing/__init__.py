@@ -1,0 +1,1 @@
+"""What tests need: the real kernel beside ours (`kernel`, `bpf_syscall`)."""
