@@ -28,8 +28,8 @@ from shmbpf.maps.typed import TypedMap
 from shmbpf.runtime.control import ControlClient
 from shmbpf.runtime.remote import run_remote
 from shmbpf.runtime.report import CpuReport, read_cpu
-from shmbpf.runtime.supervisor import check_cpu_count, collect_everywhere
-from shmbpf.shm.namespace import Namespace
+from shmbpf.runtime.supervisor import check_cpu_count
+from shmbpf.shm.namespace import Namespace, collect_abandoned
 from shmbpf.spec import MapSpec
 
 
@@ -80,7 +80,7 @@ class Runtime:
 
     def __init__(self, namespace: str | None = None, *, cpus: int | None = None):
         check_cpu_count(cpus)
-        collect_everywhere()
+        collect_abandoned()
         self.namespace = Namespace(namespace or f"anon-{os.getpid()}-{secrets.token_hex(4)}", role="python")
         self._objects: list[RuntimeObject] = []
         self._devices: dict[str, Device] = {}

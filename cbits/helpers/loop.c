@@ -5,7 +5,6 @@
  * whole run, so the helper returns at once. Linux v6.12 kernel/bpf/bpf_iter.c, bpf_loop() and bpf_for_each_map_elem(); kernel/bpf/arraymap.c,
  * bpf_for_each_array_elem(); kernel/bpf/hashtab.c, bpf_for_each_hash_elem().
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "helpers.h"
@@ -35,8 +34,9 @@ uint64_t bpf_loop(struct vm_cpu *cpu, uint64_t nr_loops, uint64_t callback_fn, u
 
 	if (flags)
 		return result(-EINVAL);
+	/* 32 bits of it: programs see the form the verifier inlines (Linux v6.12 kernel/bpf/verifier.c, inline_bpf_loop()) */
 	if (loops > VM_MAX_LOOPS)
-		return result(-E2BIG);
+		return (uint32_t)-E2BIG;
 	for (uint32_t i = 0; i < loops; i++) {
 		const uint64_t args[5] = { i, callback_ctx, 0, 0, 0 };
 		uint64_t stop = 0;

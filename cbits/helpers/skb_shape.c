@@ -3,7 +3,6 @@
  *
  * Linux v6.12 net/core/filter.c, the functions of these names. Each ends with vm_packet_sync(), refused or not, as Linux recomputes the data pointers.
  */
-#include <stdlib.h>
 
 #include "csum.h"
 #include "skb.h"
@@ -41,10 +40,14 @@ static int open_gap(struct vm_packet *packet, uint32_t off, uint32_t bytes)
 {
 	uint32_t mac_len = packet->mac_len;
 	int same = packet->transport_off == (int32_t)mac_len;
-	int error = skb_push(packet, bytes);
+	int error;
 
+	error = skb_push(packet, bytes);
 	if (error)
 		return error;
+	/* headers that were cut off are moved all the same, from behind the packet as on Linux, but not from behind the buffer */
+	if ((uint64_t)off + bytes > (uint64_t)(packet->hard_end - packet->data))
+		off = skb_len(packet) - bytes;
 	memmove(packet->data, packet->data + bytes, off);
 	memset(packet->data + off, 0, bytes);
 	restore_network(packet, mac_len, same);
@@ -101,10 +104,10 @@ static int change_tail(struct vm_packet *packet, uint32_t new_len, uint64_t flag
 		return -EINVAL;
 	if (packet->encapsulation)
 		return -ENOTSUPP;
-	if (new_len > len)
-		packet->csum_complete = 0;
-	else
-		packet_csum_pull(packet, packet->data + new_len, len - new_len, new_len);
+	if (new_len == len)
+		return 0;
+	/* either way the sum over the old length is worth nothing (__skb_grow_rcsum(), __skb_trim_rcsum()) */
+	packet->csum_complete = 0;
 	return skb_set_length(packet, new_len);
 }
 

@@ -35,8 +35,12 @@ static int insert_tag(struct vm_cpu *cpu)
 {
 	struct vm_packet *packet = &cpu->packet;
 	uint16_t proto = (uint16_t)cpu->skb.vlan_proto, tci = __builtin_bswap16((uint16_t)cpu->skb.vlan_tci);
-	int error = skb_push(packet, VLAN_HLEN);
+	int error;
 
+	/* no Linux device delivers less than a MAC header, but a capture can */
+	if (skb_len(packet) < ETH_HLEN)
+		return -EINVAL;
+	error = skb_push(packet, VLAN_HLEN);
 	if (error)
 		return error;
 	packet->mac_len -= VLAN_HLEN;
@@ -48,12 +52,12 @@ static int insert_tag(struct vm_cpu *cpu)
 	return 0;
 }
 
-/* Protocol behind a tag: an Ethernet type, or one of the two ways a length field is read. */
-static uint32_t protocol_behind(const uint8_t *type, const uint8_t *tail)
+/* Protocol behind a tag: an Ethernet type, or one of the two ways a length field is read, for which Linux looks behind the packet if it must. */
+static uint32_t protocol_behind(const uint8_t *type, const uint8_t *hard_end)
 {
 	if (__builtin_bswap16(load16(type)) >= ETH_P_802_3_MIN)
 		return load16(type);
-	return tail - type >= 4 && load16(type + 2) == 0xffff ? BE_ETH_P_802_3 : BE_ETH_P_802_2;
+	return hard_end - type >= 4 && load16(type + 2) == 0xffff ? BE_ETH_P_802_3 : BE_ETH_P_802_2;
 }
 
 /* Takes the tag out of the bytes. */
@@ -66,7 +70,7 @@ static int remove_tag(struct vm_cpu *cpu, uint32_t *tci)
 		return -ENOMEM;
 	packet_csum_pull(packet, packet->data + MAC_ADDRESSES, VLAN_HLEN, 0);
 	*tci = __builtin_bswap16(load16(packet->data + ETH_HLEN));
-	cpu->skb.protocol = protocol_behind(packet->data + ETH_HLEN + 2, packet->tail);
+	cpu->skb.protocol = protocol_behind(packet->data + ETH_HLEN + 2, packet->hard_end);
 	memmove(packet->data + VLAN_HLEN, packet->data, MAC_ADDRESSES);
 	skb_pull(packet, VLAN_HLEN);
 	/* the network header never lies inside the Ethernet header */

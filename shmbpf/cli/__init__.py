@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from typing import NoReturn
 
 import click
@@ -64,11 +65,11 @@ cli.announce("bench", "shmbpf.cli.bench:bench", "Measure this machine.")
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs a command line and exits with its code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        result = cli.main(args=words, prog_name="shmbpf", standalone_mode=False)
+        code = _invoke(words)
         sys.stdout.flush()
-        code = result if isinstance(result, int) else 0
     except BrokenPipeError:  # `shmbpf map dump ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 128 + signal.SIGPIPE
@@ -79,6 +80,18 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             raise
         code = report(error, words)
     sys.exit(code)
+
+
+def _invoke(words: list[str]) -> int:
+    """Runs the command; errors are the caller's. (click's own main() would turn a closed pipe into exit 1.)"""
+    if "_SHMBPF_COMPLETE" in os.environ:
+        cli.main(args=list(words), prog_name="shmbpf")  # a shell asks for completions: prints them and exits
+    try:
+        with cli.make_context("shmbpf", list(words)) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    return 0
 
 
 def report(error: Exception, words: list[str]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 
-from shmbpf.cli.render import Raw
+from shmbpf.cli.render import Pairs, Raw
 from shmbpf.elf.btf import Btf, BtfType, Kind
 from shmbpf.errors import BtfError
 from shmbpf.maps.layout import compile_type, is_text_element
@@ -71,14 +71,14 @@ class BtfDump:
         text, end, _ = data.partition(b"\0")
         return text.decode() if end and all(0x1F < byte < 0x7F for byte in text) else None
 
-    def _struct(self, entry: BtfType, data: bytes, bit: int) -> dict[str, object]:
-        shown = {}
+    def _struct(self, entry: BtfType, data: bytes, bit: int) -> Pairs:
+        shown = Pairs()
         for member in entry.members:
             rest = data[member.bit_offset // 8 :]
             if member.bit_size:
-                shown[member.name] = self._bits(rest, member.bit_offset % 8, member.bit_size)
+                shown.append((member.name, self._bits(rest, member.bit_offset % 8, member.bit_size)))
             else:
-                shown[member.name] = self._type(member.type, rest[: self.btf.size_of(member.type) + 1], member.bit_offset % 8)
+                shown.append((member.name, self._type(member.type, rest[: self.btf.size_of(member.type) + 1], member.bit_offset % 8)))
         return shown
 
     _union = _struct

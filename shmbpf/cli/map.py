@@ -55,7 +55,9 @@ Examples:
 @words_argument("[MAP]")
 @click.pass_obj
 def show(settings: Settings, words: tuple[str, ...]) -> None:
-    """Show all maps, or one: id, type, name, flags, sizes in bytes. `memlock` is the shared memory it takes. (Also: list)"""
+    """Show all maps, or one.
+
+    Id, type, name, flags, and sizes in bytes; `memlock` is the shared memory it takes. (Also: list)"""
     wanted = Words(words)
     if not wanted and not namespace_exists(settings.ns):
         click.echo("[]") if settings.json else None
@@ -149,7 +151,7 @@ def _take_key(map_: Map, words: Words, optional: bool = False) -> bytes | None:
     return key
 
 
-@map_group.command("update", cls=WordCommand, epilog=GRAMMAR + """\b
+@map_group.command("update", cls=WordCommand, epilog=GRAMMAR.rstrip() + """
 PROG := id N | name NAME | tag TAG (values of program arrays)
 
 \b
@@ -230,7 +232,7 @@ Examples:
 @words_argument("MAP [key DATA]")
 @click.pass_obj
 def getnext(settings: Settings, words: tuple[str, ...]) -> None:
-    """Print the key after a key, in the map's own order. Exit 1 after the last."""
+    """Print the key after a key. The order is the map's own. Exit 1 after the last."""
     wanted = Words(words)
     with opened_map(settings, wanted, "map getnext") as map_:
         key = _take_key(map_, wanted, optional=True)
@@ -269,9 +271,9 @@ Examples:
 @words_argument("PATH type T key BYTES value BYTES entries N name NAME [flags F]")
 @click.pass_obj
 def create(settings: Settings, words: tuple[str, ...]) -> None:
-    """Make an empty map that lives at PATH in the namespace's pin tree, /dev/shm/shmbpf.UID.NS.fs, until that file is removed.
+    """Make an empty map.
 
-    T is a map type of `shmbpf feature`. A NAME longer than 15 bytes is cut.
+    It lives at PATH in the namespace's pin tree, /dev/shm/shmbpf.UID.NS.fs, until that file is removed. T is a map type of `shmbpf feature`. A NAME longer than 15 bytes is cut.
     """
     from shmbpf.maps.pin import pin_map
     from shmbpf.spec import MapSpec
@@ -331,7 +333,7 @@ Examples:
 @words_argument("MAP")
 @click.pass_obj
 def freeze(settings: Settings, words: tuple[str, ...]) -> None:
-    """Make a map read-only for everybody but programs. There is no way back."""
+    """Make a map read-only, but for programs. There is no way back."""
     wanted = Words(words)
     with opened_map(settings, wanted, "map freeze") as map_:
         wanted.finish()

@@ -20,7 +20,8 @@ from shmbpf.uapi import ANY, EXIST, NOEXIST
 _TYPES = ", ".join(WORDS)
 _GRAMMAR = """\b
 MAP is a name (or `name NAME`, `id N`).
-KEY, VALUE := number | 10.0.0.1 | fe80::1 | 02:00:00:00:00:01 | {field: value, ...} | [value, ...] | text
+KEY, VALUE := number | 10.0.0.1 | fe80::1 | 02:00:00:00:00:01 | text
+              | {field: value, ...} | [value, ...]
 """
 
 
@@ -191,7 +192,7 @@ def set_(settings: Settings, words: tuple[str, ...], key_word: str, value_word: 
 @click.option("--cpu", type=int, metavar="N", help="Which CPU's value of a per-CPU map.")
 @click.pass_obj
 def add(settings: Settings, words: tuple[str, ...], key_word: str, value_word: str, field: str | None, cpu: int | None) -> None:
-    """Add to a number in one atomic instruction, exact among programs and processes; print the new number."""
+    """Add to a number and print the new one. It is one atomic instruction: exact among programs and processes."""
     wanted = Words(words)
     with opened_map(settings, wanted, "map add", bare=True) as map_:
         typed = typed_map(map_, key_word, value_word)
@@ -239,11 +240,13 @@ def keys(settings: Settings, words: tuple[str, ...], key_word: str) -> None:
 
 @_typed_command("items", "MAP", """\
   shmbpf map items flows
-  shmbpf map items flows | while IFS=$'\\t' read -r key value; do echo "$key has $value"; done
+  shmbpf map items flows | while IFS=$'\\t' read -r key value; do
+      echo "$key has $value"
+  done
 """)
 @click.pass_obj
 def items(settings: Settings, words: tuple[str, ...], key_word: str, value_word: str) -> None:
-    """Print every key and its value, one pair a line, with a tab between them."""
+    """Print every key and its value. One pair a line, with a tab between them."""
     wanted = Words(words)
     with opened_map(settings, wanted, "map items", bare=True) as map_:
         wanted.finish()

@@ -75,7 +75,7 @@ Examples:
 @words_argument("")
 @click.pass_obj
 def list_(settings: Settings, words: tuple[str, ...]) -> None:
-    """List the namespaces of this user: CPUs, the runtime's PID, objects, bytes of shared memory."""
+    """List the namespaces of this user. CPUs, the runtime's PID, objects, bytes of shared memory."""
     Words(words).finish()
     found = []
     for name in namespace_names():
@@ -142,7 +142,9 @@ Examples:
 @words_argument("")
 @click.pass_obj
 def gc(settings: Settings, words: tuple[str, ...]) -> None:
-    """Remove what no process holds and no pin names, in all namespaces of this user, and say what that was.
+    """Remove what nobody uses any more, and say what that was.
+
+    That is what no process holds and no pin names, in all namespaces of this user.
 
     This happens by itself whenever somebody lists, creates or starts; it never touches what is in use.
     """
@@ -174,7 +176,7 @@ Examples:
 @click.pass_obj
 @click.pass_context
 def check(context: click.Context, settings: Settings, words: tuple[str, ...]) -> None:
-    """Look at every link of every map's structure, in all namespaces of this user or in those named. Exit 1 when something is wrong."""
+    """Check the structure of every map. Looks at every link, in all namespaces of this user or in those named. Exit 1 when something is wrong."""
     found = [verdict for name in words or namespace_names() for verdict in _check_namespace(name)]
     if settings.json:
         emit(settings, found)

@@ -49,7 +49,7 @@ Examples:
 @words_argument("[PROG]")
 @click.pass_obj
 def show(settings: Settings, words: tuple[str, ...]) -> None:
-    """Show all programs, or one: id, type, name, tag, sizes in bytes, the maps it uses. (Also: list)"""
+    """Show all programs, or one. Id, type, name, tag, sizes in bytes, the maps it uses. (Also: list)"""
     wanted = Words(words)
     if not wanted and not namespace_exists(settings.ns):
         click.echo("[]") if settings.json else None
@@ -131,7 +131,7 @@ Examples:
 @words_argument("xlated PROG [file FILE | [opcodes] [linum]]")
 @click.pass_obj
 def dump(settings: Settings, words: tuple[str, ...]) -> None:
-    """Print a program's instructions, with source lines where the object had them."""
+    """Print a program's instructions. With source lines where the object had them."""
     wanted = Words(words)
     wanted.choose(["xlated"], "xlated")
     with open_namespace(settings, "prog dump") as namespace, ExitStack() as stack:
@@ -226,5 +226,49 @@ def insn_document(insn: Insn, options: dict) -> dict[str, object]:
     return document
 
 
-prog_group.announce("load", "shmbpf.cli.prog_run:load", "Load the programs of an object.")
-prog_group.announce("run", "shmbpf.cli.prog_run:run", "Run a program over one packet, as BPF_PROG_TEST_RUN does.")
+# -- load, run: the loader and the engine are imported when they are called --
+
+
+@prog_group.command("load", cls=WordCommand, epilog="""\b
+Examples:
+  shmbpf prog load prog.o progs/xdp_main
+  shmbpf prog load prog.o progs/filter type xdp pinmaps maps
+""")
+@words_argument("OBJ PATH [type TYPE] [pinmaps DIR]")
+@click.pass_obj
+def load(settings: Settings, words: tuple[str, ...]) -> None:
+    """Load an object. Its first program lives at PATH in the namespace's pin tree, /dev/shm/shmbpf.UID.NS.fs, until that file is removed."""
+    from shmbpf.cli import prog_run
+
+    prog_run.load(settings, list(words), everything=False)
+
+
+@prog_group.command("loadall", cls=WordCommand, epilog="""\b
+Examples:
+  shmbpf prog loadall prog.o progs
+  shmbpf prog loadall prog.o progs pinmaps maps
+""")
+@words_argument("OBJ DIR [type TYPE] [pinmaps DIR]")
+@click.pass_obj
+def loadall(settings: Settings, words: tuple[str, ...]) -> None:
+    """Load an object with all its programs. Each lives in DIR of the pin tree under its function's name."""
+    from shmbpf.cli import prog_run
+
+    prog_run.load(settings, list(words), everything=True)
+
+
+@prog_group.command("run", cls=WordCommand, epilog=GRAMMAR + """
+\b
+Examples:
+  shmbpf prog run name xdp_main data_in packet.bin
+  shmbpf prog run id 3 data_in packet.bin data_out out.bin repeat 1000
+  shmbpf prog run id 3 data_in - ctx_in ctx.bin ctx_out - --cpu 2
+""")
+@click.option("--cpu", type=int, metavar="N", help="CPU to run on.")
+@words_argument("PROG data_in FILE [data_out FILE] [ctx_in FILE] [ctx_out FILE] [repeat N]")
+@click.pass_obj
+def run(settings: Settings, words: tuple[str, ...], cpu: int | None) -> None:
+    """Run a program over one packet. As BPF_PROG_TEST_RUN does: return value, packet and context afterwards, time. FILE `-` is a standard stream."""
+    from shmbpf.cli import prog_run
+
+    prog_run.run(settings, [*words, *(() if cpu is None else ("cpu", str(cpu)))])

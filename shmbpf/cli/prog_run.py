@@ -12,6 +12,7 @@ import click
 
 from shmbpf.cli.run import PROGRAM_TYPES
 from shmbpf.cli.selector import take_program
+from shmbpf.cli.words import Words
 from shmbpf.elf import load_object
 from shmbpf.engine.loaded import LoadedObject, load_spec
 from shmbpf.engine.local import RunResult
@@ -51,9 +52,9 @@ def run(settings, words: list[str]) -> None:
     """Body of `prog run PROG data_in FILE ...`: BPF_PROG_TEST_RUN. A fault is an error (exit 1)."""
     with ExitStack() as stack:
         namespace = stack.enter_context(Namespace(settings.ns, role="prog run"))
-        program, rest = take_program(namespace, words)
-        stack.enter_context(program)
-        options = _pairs(rest, _RUN_WORDS, _USAGE_RUN)
+        left = Words(words)
+        program = stack.enter_context(take_program(namespace, left))
+        options = _pairs(left.rest(), _RUN_WORDS, _USAGE_RUN)
         if "data_in" not in options:
             raise click.UsageError(f"data_in is missing: {_USAGE_RUN}")
         ctx = _read(options["ctx_in"]) if "ctx_in" in options else None

@@ -7,12 +7,17 @@ bit fields). Layout: Linux v6.1 tools/bpf/bpftool/json_writer.c, main.c (fprint_
 from __future__ import annotations
 
 import json
+import math
 
 import click
 
 
 class Raw(str):
     """Text that is printed as it is."""
+
+
+class Pairs(list):
+    """An object whose names may repeat: (name, value) pairs. BTF's anonymous members are all called ""."""
 
 
 def to_json(document: object, pretty: bool) -> str:
@@ -23,8 +28,8 @@ def to_json(document: object, pretty: bool) -> str:
 
 
 def _write(out: list[str], item: object, pretty: bool, depth: int) -> None:
-    if isinstance(item, dict):
-        _write_object(out, item, pretty, depth)
+    if isinstance(item, (dict, Pairs)):
+        _write_object(out, list(item.items()) if isinstance(item, dict) else item, pretty, depth)
     elif isinstance(item, (list, tuple)):
         out.append("[")
         for index, entry in enumerate(item):
@@ -36,9 +41,9 @@ def _write(out: list[str], item: object, pretty: bool, depth: int) -> None:
         out.append(item if isinstance(item, Raw) else _scalar(item))
 
 
-def _write_object(out: list[str], item: dict, pretty: bool, depth: int) -> None:
+def _write_object(out: list[str], item: list[tuple[str, object]], pretty: bool, depth: int) -> None:
     out.append("{")
-    for index, (name, entry) in enumerate(item.items()):
+    for index, (name, entry) in enumerate(item):
         out.append("," if index else "")
         out.append(_newline(pretty, depth + 1))
         out.append(f"{json.dumps(name)}: " if pretty else f"{json.dumps(name)}:")
@@ -52,7 +57,11 @@ def _newline(pretty: bool, depth: int) -> str:
 
 
 def _scalar(item: object) -> str:
-    return json.dumps(item if isinstance(item, (str, bool, int, float)) or item is None else str(item), ensure_ascii=False)
+    if isinstance(item, float) and not math.isfinite(item):
+        item = str(item)  # JSON has no word for it
+    if isinstance(item, str):
+        return json.dumps(item, ensure_ascii=not item.isprintable())  # bytes that are no text stay printable
+    return json.dumps(item)
 
 
 def emit(settings, document: object) -> None:

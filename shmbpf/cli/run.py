@@ -22,8 +22,8 @@ from shmbpf.engine.program import Program
 from shmbpf.errors import CaptureError, LoadError, ShmbpfError
 from shmbpf.maps.pin import pin_maps
 from shmbpf.runtime.report import sum_reports
-from shmbpf.runtime.supervisor import Supervisor, check_cpu_count, collect_everywhere
-from shmbpf.shm.namespace import Namespace
+from shmbpf.runtime.supervisor import Supervisor, check_cpu_count
+from shmbpf.shm.namespace import Namespace, collect_abandoned
 from shmbpf.uapi import Hook, ProgType
 
 PROGRAM_TYPES = {
@@ -67,7 +67,7 @@ def run(context: click.Context, obj: str, **options) -> None:
     settings = context.obj
     check_cpu_count(options["cpus"])
     spec = load_object(obj)
-    collect_everywhere()
+    collect_abandoned()
     with ExitStack() as stack:
         session = Session(stack, settings, options, spec)
         session.start()

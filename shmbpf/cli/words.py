@@ -73,6 +73,11 @@ class Words:
                 return keyword
         raise click.UsageError(f"expected {' or '.join(keywords)}, got: {word}")
 
+    def rest(self) -> list[str]:
+        """Takes all words that are left."""
+        rest, self._left = self._left, []
+        return rest
+
     def finish(self) -> None:
         """Refuses words that nobody took."""
         if self._left:

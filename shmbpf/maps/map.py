@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import mmap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from shmbpf._ffi import ffi, lib
 from shmbpf.errors import MapError, map_error
@@ -75,6 +76,10 @@ class Map:
         return bool(self.handle.ops.caps & lib.MAP_CAP_PERCPU)
 
     @property
+    def _holds_programs(self) -> bool:
+        return bool(self.handle.ops.caps & lib.MAP_CAP_HOLDS_PROGS)
+
+    @property
     def is_frozen(self) -> bool:
         """True after freeze(): no more changes from this side."""
         return bool(self.handle.ctl.frozen)
@@ -110,12 +115,17 @@ class Map:
         """Stores a value; flags: ANY, NOEXIST, EXIST, with F_LOCK."""
         if len(value) != self._value_bytes:
             raise map_error(errno.EINVAL, f"map {self.name!r}: value expected {self._value_bytes} bytes, got {len(value)}")
-        with self.namespace.mutex, self._slot_changing(key, value):
-            self._call("update", lib.map_update_elem(self.handle, self.namespace.client, self._key(key), value, flags), key)
+        with self.namespace.mutex:
+            if self._holds_programs:
+                result = self._store_program(int.from_bytes(self._key(key), "little"), int.from_bytes(value, "little"), flags)
+            else:
+                result = lib.map_update_elem(self.handle, self.namespace.client, self._key(key), value, flags)
+            self._call("update", result, key)
 
     def delete(self, key: bytes) -> None:
         """Removes a key."""
-        with self.namespace.mutex, self._slot_changing(key):
+        slot = self._slot_changing(int.from_bytes(self._key(key), "little")) if self._holds_programs else nullcontext()
+        with self.namespace.mutex, slot:
             self._call("delete", lib.map_delete_elem(self.handle, self.namespace.client, self._key(key)), key)
 
     def lookup_and_delete(self, key: bytes, flags: int = 0) -> bytes:
@@ -170,8 +180,9 @@ class Map:
         """The values of an array as Linux's mmap shows them: writable, zero-copy, elements round_up(value_size, 8) apart. EINVAL for other types."""
         if self.type != MapType.ARRAY:
             raise map_error(errno.EINVAL, f"map {self.name!r}: only arrays can be viewed, this is a {map_type_word(self.type)}")
-        view = memoryview(ffi.buffer(self.handle.values, self.handle.value_stride * self.max_entries))
-        return view.toreadonly() if self.is_frozen else view
+        size = self.handle.value_stride * self.max_entries
+        access = mmap.ACCESS_READ if self.is_frozen else mmap.ACCESS_WRITE
+        return memoryview(mmap.mmap(self._segment.fd, self.handle.layout.bytes[0], access=access))[:size]  # a mapping of its own: it may outlive this object
 
     # -- health --
 
@@ -200,16 +211,10 @@ class Map:
         return f"<{map_type_word(self.type)} map {self.name!r} id {self.id}>"
 
     @contextmanager
-    def _slot_changing(self, key: bytes, value: bytes | None = None) -> Iterator[None]:
-        """Around a change of a program array: it holds the programs in its slots, as the kernel's does. EBADF for an id that is no program's."""
-        if not self.handle.ops.caps & lib.MAP_CAP_HOLDS_PROGS or len(key) != 4:
-            yield
-            return
-        index = int.from_bytes(key, "little")
+    def _slot_changing(self, index: int) -> Iterator[None]:
+        """Around a change of a program array's slot: afterwards the array holds the programs in its slots and no others, as the kernel's does."""
         with self.namespace.creating():
             before = lib.prog_array_slot(self.handle, index)
-            if value is not None:
-                self._hold_program(int.from_bytes(value, "little"))
             try:
                 yield
             finally:
@@ -217,11 +222,16 @@ class Map:
                     stored = {lib.prog_array_slot(self.handle, slot) for slot in range(self.max_entries)} - {0}
                     self.namespace.release(f"map.{self.id}", {f"prog.{number}" for number in stored})
 
-    def _hold_program(self, number: int) -> None:
+    def _store_program(self, index: int, number: int, flags: int) -> int:
+        """Puts a program into a slot and holds it. EBADF for an id that is no program's, EINVAL for a program of another type than those before."""
         try:
-            self.namespace.hold(f"map.{self.id}", f"prog.{number}")
+            segment = self.namespace.open_segment("prog", number)
         except FileNotFoundError:
             raise map_error(errno.EBADF, f"map {self.name!r}: no program has id {number} (shmbpf prog show lists them)") from None
+        with segment, self._slot_changing(index):
+            ctl = lib.prog_ctl_of(segment.base, segment.bytes)
+            self.namespace.hold(f"map.{self.id}", f"prog.{number}")
+            return lib.prog_array_store(self.handle, index, number, ctl.head.type, ctl.attach_type, flags)
 
     def _key(self, key: bytes) -> bytes:
         if len(key) != self.key_size:
@@ -234,6 +244,8 @@ class Map:
 
 
 def _hint(map_: Map, number: int) -> str:
+    if number == errno.ENOENT:
+        return ": no such key" if map_.handle.ops.caps & lib.MAP_CAP_INDEXED == 0 else ": nothing there"
     if number == errno.E2BIG and not map_.handle.ops.caps & lib.MAP_CAP_INDEXED:
         return f" (all max_entries={map_.max_entries} are in use: raise max_entries or delete some)"
     if number == errno.E2BIG:

@@ -22,7 +22,7 @@ from shmbpf.maps.map import Map
 from shmbpf.runtime.control import ControlServer, receive_message, send_message
 from shmbpf.runtime.report import CpuReport, read_cpu
 from shmbpf.runtime.worker import WorkerPlan, run_worker
-from shmbpf.shm.namespace import Namespace, namespace_names
+from shmbpf.shm.namespace import Namespace
 from shmbpf.shm.segment import Segment
 
 DEVICE = "shm0"
@@ -271,12 +271,3 @@ def check_cpu_count(cpus: int | None) -> None:
 def _require_ok(err: int, what: str) -> None:
     if err:
         raise ShmbpfError(f"{what}: {os.strerror(-err)}")
-
-
-def collect_everywhere() -> None:
-    """Garbage of namespaces whose processes were all killed: removed by whoever starts next."""
-    for name in namespace_names():
-        try:
-            Namespace(name, role="gc").close()
-        except (ShmbpfError, OSError):
-            continue

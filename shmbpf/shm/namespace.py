@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shmbpf._ffi import ffi, lib
-from shmbpf.errors import NamespaceBusyError, SegmentError
+from shmbpf.errors import NamespaceBusyError, SegmentError, ShmbpfError
 from shmbpf.shm.garbage import collect, hold, release
 from shmbpf.shm.segment import SHM_DIR, Segment, unlink
 
@@ -52,6 +52,27 @@ def namespace_names() -> list[str]:
 def namespace_exists(name: str) -> bool:
     """True when there is a control segment of that name."""
     return (SHM_DIR / f"{namespace_prefix(name)}.ctl.0").exists()
+
+
+def collect_abandoned() -> None:
+    """Clears up namespaces whose processes were all killed; those with anybody in them are not touched, they clear up after themselves."""
+    for name in namespace_names():
+        try:
+            if _is_abandoned(f"{namespace_prefix(name)}.ctl.0"):
+                Namespace(name, role="gc").close()
+        except (ShmbpfError, OSError):
+            continue  # somebody came, or another build's: not ours to judge
+
+
+def _is_abandoned(control: str) -> bool:
+    fd = os.open(SHM_DIR / control, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 class Namespace:

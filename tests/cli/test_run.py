@@ -52,11 +52,8 @@ class Shell:
 
 
 @pytest.fixture
-def shell(request):
-    ns = f"t{os.getpid()}-{abs(hash(request.node.nodeid)) % 10**8}"
-    yield Shell(ns)
-    left = [name for name in os.listdir("/dev/shm") if f".{ns}." in name]
-    assert not left, f"left behind: {left}"
+def shell(namespace_name):
+    return Shell(namespace_name)
 
 
 def until(condition, seconds=20):

@@ -1,0 +1,102 @@
+"""`shmbpf ns`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+import pytest
+from support.programs import RETURN_2, make
+
+from shmbpf.maps.map import Map
+from shmbpf.spec import MapSpec
+from shmbpf.uapi import MapType
+
+
+@pytest.fixture
+def counters(namespace):
+    namespace.fix_cpus(3)
+    with Map.create(namespace, MapSpec("counters", MapType.ARRAY, 4, 8, 4)) as map_:
+        yield map_
+
+
+def entry(document, name):
+    return next((facts for facts in document if facts["name"] == name), None)
+
+
+def test_list_has_the_namespace_with_its_facts(shmbpf, namespace, counters):
+    facts = entry(shmbpf("-j", "ns", "list").document, namespace.name)
+    assert (facts["possible_cpus"], facts["runtime_pid"], facts["maps"], facts["progs"]) == (3, None, 1, 0)
+    assert facts["bytes"] >= counters.memory_bytes
+    assert f"{namespace.name}: cpus 3  maps 1  progs 0  bytes {facts['bytes']}\n" in shmbpf.ok("ns", "list")
+
+
+def test_list_names_the_runtime(shmbpf, namespace, counters):
+    namespace.claim_runtime()
+    try:
+        assert entry(shmbpf("-j", "ns", "list").document, namespace.name)["runtime_pid"] == os.getpid()
+        assert f"runtime {os.getpid()}" in shmbpf.ok("ns", "show")
+    finally:
+        namespace.release_runtime()
+
+
+def test_show_lists_objects(shmbpf, namespace, counters):
+    with make(namespace, RETURN_2, name="first") as program:
+        document = shmbpf("-j", "ns", "show", namespace.name).document
+        assert document["maps"] == [{"id": counters.id, "type": "array", "name": "counters", "bytes": counters.memory_bytes}]
+        assert document["progs"] == [{"id": program.id, "type": "xdp", "name": "first"}]
+        assert f"\tmap {counters.id}: array  name counters" in shmbpf.ok("ns", "show")
+
+
+def test_show_of_an_unknown_namespace_is_refused(shmbpf):
+    outcome = shmbpf("ns", "show", "nowhere-at-all")
+    assert outcome.code == 1 and "namespace 'nowhere-at-all' does not exist" in outcome.err
+
+
+def test_listing_makes_no_namespace(shmbpf):
+    before = {name for name in os.listdir("/dev/shm") if ".nowhere-at-all." in name}
+    shmbpf.namespace = "nowhere-at-all"
+    shmbpf.ok("ns", "list")
+    assert {name for name in os.listdir("/dev/shm") if ".nowhere-at-all." in name} == before == set()
+
+
+def test_gc_removes_what_nobody_holds_and_says_so(shmbpf, namespace, counters):
+    lost = f"/dev/shm/{namespace.prefix}.map.999"
+    with open(lost, "wb") as file:
+        file.write(bytes(4096))
+    held = f"/dev/shm/{namespace.prefix}.map.{counters.id}"
+    assert namespace.name in shmbpf("-j", "ns", "gc").document
+    assert not os.path.exists(lost) and os.path.exists(held)
+
+
+def test_gc_cleans_namespaces_that_lost_their_control_segment(shmbpf, namespace):
+    orphan = f"{namespace.name}-{secrets.token_hex(3)}"
+    lost = f"/dev/shm/shmbpf.{os.getuid()}.{orphan}.map.1"
+    with open(lost, "wb") as file:
+        file.write(bytes(4096))
+    assert f"{orphan}: removed map.1" in shmbpf("ns", "gc").out
+    assert not [name for name in os.listdir("/dev/shm") if f".{orphan}." in name]
+
+
+def test_check_finds_sound_maps(shmbpf, namespace, counters):
+    assert shmbpf.ok("ns", "check", namespace.name) == f"{namespace.name}: map {counters.id} counters: ok\n"
+    assert shmbpf("-j", "ns", "check", namespace.name).document == [{"namespace": namespace.name, "id": counters.id, "name": "counters", "error": None}]
+
+
+def test_check_finds_damage_and_exits_with_1(shmbpf, namespace):
+    namespace.fix_cpus(1)
+    with Map.create(namespace, MapSpec("broken", MapType.HASH, 4, 8, 4)) as map_:
+        map_.update(bytes(4), bytes(8))
+        links = map_.handle.links
+        saved = bytes(links[i] for i in range(64))
+        for i in range(64):
+            links[i] = 0xEE
+        outcome = shmbpf("ns", "check", namespace.name)
+        for i in range(64):
+            links[i] = saved[i]
+        assert outcome.code == 1 and f"map {map_.id} broken: " in outcome.out and not outcome.out.endswith(": ok\n")
+
+
+@pytest.mark.parametrize("words", [("list", "more"), ("gc", "more"), ("show", "a", "b"), ("frob",)])
+def test_wrong_words_exit_with_2(shmbpf, words):
+    assert shmbpf("ns", *words).code == 2
