@@ -19,7 +19,7 @@ enum {
 	ETH_P_802_2 = 0x0004,
 };
 
-enum packet_type { PACKET_HOST = 0, PACKET_BROADCAST = 1, PACKET_MULTICAST = 2, PACKET_OTHERHOST = 3 };
+enum packet_type { PACKET_HOST = 0, PACKET_MULTICAST = 2, PACKET_OTHERHOST = 3 };
 
 static uint32_t low_address(const uint8_t *at)
 {
@@ -67,13 +67,16 @@ static void place_packet(struct vm_cpu *cpu, const uint8_t *bytes, uint32_t len)
 	}
 }
 
-/* Linux v6.12 net/ethernet/eth.c, eth_type_trans(), on a device whose address is all zeroes, as the loopback's of a test run. */
+/*
+ * Linux v6.12 include/linux/etherdevice.h, eth_skb_pkt_type(), on the loopback device of a test run: its own and its broadcast address are all zeroes, so
+ * ff:ff:ff:ff:ff:ff is a multicast address like any other.
+ */
 static uint32_t packet_type(const uint8_t *mac)
 {
-	static const uint8_t broadcast[6] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff }, ours[6];
+	static const uint8_t ours[6];
 
 	if (mac[0] & 1)
-		return memcmp(mac, broadcast, 6) ? PACKET_MULTICAST : PACKET_BROADCAST;
+		return PACKET_MULTICAST;
 	return memcmp(mac, ours, 6) ? PACKET_OTHERHOST : PACKET_HOST;
 }
 

@@ -227,10 +227,21 @@ static int snapshot_key(const struct map *map, uint32_t elem, uint32_t b, void *
 	return shm_load(&link->seq) == seq;
 }
 
+/*
+ * While a replacement is under way, or was when its writer died, the old element still follows the new one, which is the first. It must not be given out
+ * again: a walk that asks for the key after it would find the new one and never end.
+ */
+static uint32_t skip_replaced(const struct map *map, uint32_t first, uint32_t elem)
+{
+	if (elem < map->elems && elem != first && htab_same_key(map, first, elem))
+		return shm_load_acquire(&htab_link(map, elem)->next);
+	return elem;
+}
+
 /* First key of bucket b, or the one after `key`. 0, -ENOENT (no more in b), -ESRCH (`key` is not there), -EAGAIN. */
 static int next_in_bucket(const struct map *map, uint32_t b, const void *key, void *next)
 {
-	uint32_t steps = 0, elem = shm_load_acquire(&htab_bucket(map, b)->head);
+	uint32_t steps = 0, first = shm_load_acquire(&htab_bucket(map, b)->head), elem = first;
 
 	while (key) {
 		if (elem >= map->elems)
@@ -241,6 +252,7 @@ static int next_in_bucket(const struct map *map, uint32_t b, const void *key, vo
 			key = NULL;
 		elem = shm_load_acquire(&htab_link(map, elem)->next);
 	}
+	elem = skip_replaced(map, first, elem);
 	if (elem >= map->elems)
 		return elem == (HTAB_END | b) ? -ENOENT : -EAGAIN;
 	return snapshot_key(map, elem, b, next) ? 0 : -EAGAIN;

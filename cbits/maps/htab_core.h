@@ -106,6 +106,16 @@ shm_inline int htab_key_is(const struct map *map, uint32_t elem, const void *key
 	return shm_load((const uint64_t *)mine) == word;
 }
 
+shm_inline int htab_same_key(const struct map *map, uint32_t one, uint32_t other)
+{
+	const uint64_t *a = (const uint64_t *)htab_key(map, one), *b = (const uint64_t *)htab_key(map, other);
+
+	for (uint32_t i = 0; i < map_round8(map->key_size) / 8; i++)
+		if (shm_load(a + i) != shm_load(b + i))
+			return 0;
+	return 1;
+}
+
 shm_inline void htab_key_write(const struct map *map, uint32_t elem, const void *key, uint32_t bytes)
 {
 	uint8_t *mine = htab_key(map, elem);

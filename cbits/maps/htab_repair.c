@@ -15,27 +15,52 @@ static uint32_t *link_to(struct map *map, uint32_t b, uint32_t prev)
 	return prev == SHM_NO_ELEM ? &htab_bucket(map, b)->head : &htab_link(map, prev)->next;
 }
 
-static int same_key(const struct map *map, uint32_t one, uint32_t other)
-{
-	const uint64_t *a = (const uint64_t *)htab_key(map, one), *b = (const uint64_t *)htab_key(map, other);
+/* Answers of shm_owner_alive for one pass over many words: the same few owners appear again and again. */
+struct owner_memo {
+	uint32_t owner;
+	int dead;
+};
 
-	for (uint32_t i = 0; i < map_round8(map->key_size) / 8; i++)
-		if (shm_load(a + i) != shm_load(b + i))
-			return 0;
-	return 1;
+static int is_dead(struct shm_client *me, struct owner_memo *memo, uint32_t owner)
+{
+	if (memo->owner != owner) {
+		memo->owner = owner;
+		memo->dead = !shm_owner_alive(me, owner);
+	}
+	return memo->dead;
+}
+
+/* Takes the free lists over whose holders died: one that died in a replacement had its list's spare in hand. */
+static uint32_t recover_lists(struct map *map, struct shm_client *me, struct owner_memo *memo)
+{
+	struct shm_pool pool = htab_pool(map);
+	uint32_t repairs = 0;
+
+	for (uint32_t list = 0; list < pool.list_cnt; list++) {
+		uint32_t word = shm_load(&pool.lists[list].lock);
+
+		if (word == 0 || !is_dead(me, memo, word & ~SHM_WAITERS) || shm_pool_lock(&pool, me, list) != 0)
+			continue;
+		shm_pool_unlock(&pool, me, list);
+		repairs++;
+	}
+	return repairs;
 }
 
 void htab_recover_bucket(struct map *map, struct shm_client *me, uint32_t b)
 {
 	struct shm_pool pool = htab_pool(map);
+	struct owner_memo memo = { 0, 1 };
 	uint32_t steps = 0, prev = SHM_NO_ELEM, first = shm_load(&htab_bucket(map, b)->head), elem = first;
 
+	/* before an element is set free, or the missing spare would be taken for room: one entry more than max_entries */
+	recover_lists(map, me, &memo);
 	while (elem < map->elems && steps++ < map->elems && (shm_load(&htab_link(map, elem)->hash) & map->mask) == b) {
 		struct shm_link *link = htab_link(map, elem);
 		uint32_t next = shm_load(&link->next);
 
 		/* only the key of an interrupted replacement can be there twice, and its new element is the first */
-		if (elem != first && same_key(map, first, elem)) {
+		if (elem != first && htab_same_key(map, first, elem)) {
 			htab_chain_out(map, me, b, prev, elem);
 			shm_pool_give(&pool, me, elem);
 		} else {
@@ -52,24 +77,8 @@ void htab_recover_bucket(struct map *map, struct shm_client *me, uint32_t b)
 	__atomic_fetch_add(&map->ctl->recovered, 1, __ATOMIC_RELAXED);
 }
 
-/* Answers of shm_owner_alive for one pass over many words: the same few owners appear again and again. */
-struct owner_memo {
-	uint32_t owner;
-	int dead;
-};
-
-static int is_dead(struct shm_client *me, struct owner_memo *memo, uint32_t owner)
-{
-	if (memo->owner != owner) {
-		memo->owner = owner;
-		memo->dead = !shm_owner_alive(me, owner);
-	}
-	return memo->dead;
-}
-
 static uint32_t sweep_locks(struct map *map, struct shm_client *me, struct owner_memo *memo)
 {
-	struct shm_pool pool = htab_pool(map);
 	uint32_t repairs = 0;
 
 	for (uint32_t b = 0; b <= map->mask; b++) {
@@ -80,15 +89,7 @@ static uint32_t sweep_locks(struct map *map, struct shm_client *me, struct owner
 		htab_unlock(map, me, b);
 		repairs++;
 	}
-	for (uint32_t list = 0; list < pool.list_cnt; list++) {
-		uint32_t word = shm_load(&pool.lists[list].lock);
-
-		if (word == 0 || !is_dead(me, memo, word & ~SHM_WAITERS) || shm_pool_lock(&pool, me, list) != 0)
-			continue;
-		shm_pool_unlock(&pool, me, list);
-		repairs++;
-	}
-	return repairs;
+	return repairs + recover_lists(map, me, memo);
 }
 
 /* An element OWNED by somebody dead (or by us, who hold none now): free, unless its bucket's recovery has found it reachable. */
@@ -148,7 +149,7 @@ static int twice_in_chain(const struct map *map, uint32_t b, uint32_t elem)
 
 	/* 64 in one bucket are unheard of: there, looking at a few is enough and keeps this linear */
 	for (uint32_t i = 0; i < 64 && before < map->elems && before != elem; i++) {
-		if (same_key(map, before, elem))
+		if (htab_same_key(map, before, elem))
 			return 1;
 		before = shm_load(&htab_link(map, before)->next);
 	}

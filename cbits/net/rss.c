@@ -148,5 +148,8 @@ uint32_t net_rss_hash(const uint8_t *frame, uint32_t len)
 
 uint32_t net_rss_queue(uint32_t hash, uint32_t cpus)
 {
-	return (uint32_t)((uint64_t)hash * cpus >> 32);
+	/* the hash is linear in the flow, so few flows may differ in few of its bits: a multiplication brings them all to the top, which selects */
+	uint32_t mixed = hash * 0x9e3779b1u;
+
+	return (uint32_t)((uint64_t)mixed * cpus >> 32);
 }

@@ -99,8 +99,10 @@ int shm_lock_contended(struct shm_client *me, uint32_t *word, uint64_t patience_
 			return -EDEADLK;
 		if (steal(me, word, seen))
 			return 1;
-		if (shm_clock_ns(CLOCK_MONOTONIC) >= deadline)
+		if (shm_clock_ns(CLOCK_MONOTONIC) >= deadline) {
+			me->blocker = seen & ~SHM_WAITERS;
 			return -EBUSY;
+		}
 		if (!(seen & SHM_WAITERS) && !shm_cas(word, seen, seen | SHM_WAITERS))
 			continue;
 		shm_wait(word, seen | SHM_WAITERS, SLEEP_NS);

@@ -45,12 +45,11 @@ static const uint8_t uses[] = {
 
 int vm_refuse(struct vm_error *error, uint32_t insn, const char *format, ...)
 {
-	int at = snprintf(error->text, sizeof(error->text), "instruction %u: ", insn);
 	va_list list;
 
 	error->insn = insn;
 	va_start(list, format);
-	vsnprintf(error->text + at, sizeof(error->text) - (size_t)at, format, list);
+	vsnprintf(error->text, sizeof(error->text), format, list);
 	va_end(list);
 	return -EINVAL;
 }

@@ -1,7 +1,7 @@
 /*
  * test_run.c - BPF_PROG_TEST_RUN: one packet, `repeat` runs, the packet and the context as they are afterwards.
  *
- * Limits, the order of checks and every errno are Linux's (v6.12 net/bpf/test_run.c): bpf_prog_test_run_skb(), bpf_prog_test_run_xdp(),
+ * Limits, the order of checks and every errno are Linux's (v6.18 net/bpf/test_run.c): bpf_prog_test_run_skb(), bpf_prog_test_run_xdp(),
  * convert___skb_to_skb(), bpf_test_finish(), bpf_ctx_init(), bpf_ctx_finish(). There the packet lives in one page with headroom before it and room for struct
  * skb_shared_info behind it; an XDP packet beyond that is spread over fragments, here it stays linear.
  */
@@ -170,8 +170,6 @@ static int run_skb(struct vm_cpu *cpu, struct vm_prog *prog, struct vm_test_run 
 		return err;
 	if (has_context && given.ifindex > LOOPBACK_IFINDEX)
 		return -ENODEV;
-	if (!cpu->skb.len)
-		return -EINVAL;
 	cpu->skb.wire_len = 0;
 	err = has_context ? apply_skb(&cpu->skb, &given) : 0;
 	if (!err)
@@ -185,12 +183,14 @@ static int run_skb(struct vm_cpu *cpu, struct vm_prog *prog, struct vm_test_run 
 
 /* ---- XDP ---------------------------------------------------------------------------------------------------------------------------------- */
 
+/* Linux v6.18 net/bpf/test_run.c: data is the length of the metadata, data_end how much of the packet is linear; include/net/xdp.h, xdp_metalen_invalid(). */
 static int check_xdp(const struct vm_test_run *run, const struct xdp_md *given)
 {
-	if (given->data_meta || given->data_end != run->data_in_bytes || given->data > given->data_end)
+	uint32_t meta = given->data;
+
+	if (given->data_meta || given->data_end > run->data_in_bytes || meta > given->data_end)
 		return -EINVAL;
-	/* Linux v6.12 include/net/xdp.h, xdp_metalen_invalid() */
-	return given->data % 4 || given->data > MAX_XDP_META ? -EINVAL : 0;
+	return meta % 4 || meta > MAX_XDP_META || meta > run->data_in_bytes - MAC_BYTES ? -EINVAL : 0;
 }
 
 static int apply_xdp(struct vm_cpu *cpu, const struct xdp_md *given)
@@ -201,12 +201,14 @@ static int apply_xdp(struct vm_cpu *cpu, const struct xdp_md *given)
 		return -EINVAL;
 	if (given->ingress_ifindex > LOOPBACK_IFINDEX)
 		return -ENODEV;
-	/* the loopback's receive queue was never registered for XDP */
-	if (given->ingress_ifindex)
+	/* the loopback has one receive queue */
+	if (given->rx_queue_index)
 		return -EINVAL;
 	packet->data = packet->meta + given->data;
-	/* metadata comes out of the headroom, so the frame starts that much later */
+	/* metadata comes out of the headroom; the frame keeps its size */
 	packet->hard_start += given->data;
+	packet->hard_end += given->data;
+	vm_packet_sync(cpu);
 	return 0;
 }
 
@@ -214,27 +216,31 @@ static int run_xdp(struct vm_cpu *cpu, struct vm_prog *prog, struct vm_test_run 
 {
 	struct vm_packet *packet = &cpu->packet;
 	struct xdp_md given;
+	uint32_t linear = run->data_in_bytes, rest;
 	int has_context = read_context(run, &given, sizeof(given)), err;
 
 	if (has_context < 0)
 		return has_context;
+	if (run->data_in_bytes < MAC_BYTES || run->data_in_bytes > VM_PACKET_MAX)
+		return -EINVAL;
 	err = has_context ? check_xdp(run, &given) : 0;
 	if (err)
 		return err;
-	if (run->data_in_bytes < MAC_BYTES || run->data_in_bytes > VM_PACKET_MAX)
-		return -EINVAL;
-	err = vm_packet_load(cpu, VM_HOOK_XDP, run->data_in, run->data_in_bytes, 1);
+	if (has_context)
+		linear = given.data_end;
+	err = vm_packet_load(cpu, VM_HOOK_XDP, run->data_in, linear, 1);
 	if (!err && has_context)
 		err = apply_xdp(cpu, &given);
-	if (err)
-		return err;
-	vm_packet_sync(cpu);
-	err = repeat_runs(cpu, prog, run, &cpu->xdp);
+	if (!err)
+		err = repeat_runs(cpu, prog, run, &cpu->xdp);
 	if (err)
 		return err;
 	given.data = (uint32_t)(packet->data - packet->meta);
 	given.data_end = (uint32_t)(packet->tail - packet->meta);
-	return finish(run, packet->meta, given.data_end, has_context ? &given : NULL, sizeof(given));
+	/* what the caller kept out of the linear part is a fragment no program here touches: it comes back behind the packet */
+	rest = run->data_in_bytes - linear;
+	memcpy(packet->tail, run->data_in + linear, rest);
+	return finish(run, packet->meta, given.data_end + rest, has_context ? &given : NULL, sizeof(given));
 }
 
 int vm_test_run(struct vm_cpu *cpu, struct vm_prog *prog, struct vm_test_run *run)

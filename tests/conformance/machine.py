@@ -34,7 +34,7 @@ class HookedProgram:
         error = ffi.new("struct vm_error *")
         self._prog = lib.vm_prog_new(ffi.NULL, ffi.new("struct prog_image *", fields), error)
         if self._prog == ffi.NULL:
-            raise LoadError(ffi.string(error.text).decode())
+            raise LoadError(f"instruction {error.insn}: {ffi.string(error.text).decode()}")
         self._cpu = lib.vm_cpu_new(ffi.NULL, ffi.NULL, 0)
         if budget is not None:
             self._cpu.budget_limit = budget

@@ -19,18 +19,16 @@ import time
 from pathlib import Path
 
 import pytest
-from support.raw_maps import HASH, PERCPU_HASH, RawNamespace
+from support.raw_maps import ARRAY, F_LOCK, HASH, PERCPU_HASH, RawNamespace
+from victim import KEYS, script, u32
 
-sys.path.insert(0, str(Path(__file__).parent))
-from victim import KEYS, script, u32  # noqa: E402
+from shmbpf._ffi import ffi, lib
 
 CPUS, ENTRIES = 2, 16
 OLD, NEW = 1000, 2000
 KINDS = pytest.mark.parametrize("type", [HASH, PERCPU_HASH], ids=["hash", "percpu_hash"])
+POINTS = [ffi.string(lib.shm_point_name(i)).decode() for i in itertools.takewhile(lambda i: lib.shm_point_name(i) != ffi.NULL, itertools.count())]
 OPERATIONS = ["insert", "replace", "delete", "take", "batch_delete"]
-POOL_POINTS = ["pool_pop_unlinked", "pool_pop_owned", "pool_put_next", "pool_put_free", "pool_put_linked", "pool_spare_put"]
-HTAB_POINTS = ["htab_insert_locked", "htab_insert_taken", "htab_insert_written", "htab_link_next", "htab_link_head", "htab_link_done", "htab_replace_spare",
-               "htab_replace_linked", "htab_unlink_owned", "htab_unlink_done", "htab_delete_unlocked", "htab_percpu_written"]  # fmt: skip
 RECOVERY_POINTS = ["pool_rebuild", "pool_sweep_owned", "htab_recover_linked", "htab_unlink_owned", "htab_unlink_done", "pool_put_next", "pool_put_free", "pool_spare_put"]
 needs_points = [pytest.mark.points, pytest.mark.skipif(importlib.util.find_spec("shmbpf._abi_points") is None, reason="needs the build with kill points: make points")]
 
@@ -140,7 +138,7 @@ class TestEveryPoint:
     def test_committed_entries_survive_and_nothing_leaks(self, points, type, operation, swept):
         """`recover`: somebody calls map_recover(); `full`: nobody does, insertions find the lost elements when the map seems full."""
         deaths = 0
-        for present, point, nth in itertools.product((ENTRIES // 2, ENTRIES), POOL_POINTS + HTAB_POINTS, (1, 2)):
+        for present, point, nth in itertools.product((ENTRIES // 2, ENTRIES), POINTS, (1, 2)):
             if operation == "insert" and present == ENTRIES:
                 continue
             with RawNamespace(CPUS) as ns, prepare(ns, type, present) as m:
@@ -183,21 +181,53 @@ class TestDeathDuringRecovery:
 
     def test_the_next_one_recovers_from_both(self, points, type, operation):
         deaths = 0
-        for first, second in itertools.product(POOL_POINTS + HTAB_POINTS, RECOVERY_POINTS):
+        for first, second in itertools.product(POINTS, RECOVERY_POINTS):
             with RawNamespace(CPUS) as ns, prepare(ns, type, ENTRIES // 2) as m:
                 before, key = m.contents(), 100 if operation == "insert" else 3
                 if not kill_at(points, ns, m, first, 1, [operation], key):
-                    break_out = True
-                else:
-                    break_out = False
-                    deaths += kill_at(points, ns, m, second, 1, ["recover"], key, cpu=1)
-                if break_out:
                     continue
+                deaths += kill_at(points, ns, m, second, 1, ["recover"], key, cpu=1)
                 m.recover()
                 check_survivors(m, before, operation, u32(key))
                 check_nothing_leaked(m)
         # in-place updates of per-CPU values leave nothing to recover but the bucket
         assert deaths >= 1
+
+
+class TestPoints:
+    pytestmark = needs_points
+
+    def test_every_named_point_can_be_reached(self, points):
+        """A point that nothing passes proves nothing."""
+        missed = []
+        for point in POINTS:
+            with RawNamespace(CPUS) as ns:
+                for type, operations in itertools.product((HASH, PERCPU_HASH), OPERATIONS):
+                    with prepare(ns, type, ENTRIES // 2) as m:
+                        if kill_at(points, ns, m, point, 1, [operations], 100 if operations == "insert" else 3):
+                            break
+                else:
+                    missed.append(point)
+        # these are passed by recovery and by values with locks: TestDeathDuringRecovery, TestDeathWithASpinLockHeld
+        assert set(missed) <= {"pool_rebuild", "pool_sweep_owned", "htab_recover_linked", "array_value_locked"}
+
+
+@pytest.mark.parametrize("type", [HASH, ARRAY], ids=["hash", "array"])
+@pytest.mark.parametrize("recovered", [True, False], ids=["recovered", "taken_over"])
+class TestDeathWithASpinLockHeld:
+    pytestmark = needs_points
+
+    def test_the_value_can_be_locked_again_at_once(self, points, type, recovered):
+        with RawNamespace(CPUS) as ns, ns.create(type, 4, 16, 4, spin_lock_off=0) as m:
+            m.update(u32(1), struct.pack("=4I", 0, 7, 7, 7))
+            assert kill_at(points, ns, m, "array_value_locked", 1, ["locked"], 1)
+            if recovered:
+                assert m.recover() > 0
+            begin = time.monotonic()
+            m.update(u32(1), struct.pack("=4I", 0, 8, 8, 8), F_LOCK)
+            assert m.lookup(u32(1), F_LOCK) == struct.pack("=4I", 0, 8, 8, 8)
+            assert time.monotonic() - begin < 0.2
+            assert m.ctl.recovered >= 1
 
 
 def replayed(seed: int, phases: int) -> tuple[dict[int, int], str, list[tuple[int, int]]]:

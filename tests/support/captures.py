@@ -119,7 +119,7 @@ def ethernet(packet: bytes, tags: tuple[int, ...] = (), ethertype: int | None = 
 
 def flow_frame(flow: int, number: int = 0, size: int = 64) -> bytes:
     """A UDP frame of a flow, carrying its number in the last 8 bytes."""
-    payload = ports(1024 + flow % 60000, 53, bytes(max(4, size - 50))) + struct.pack(">II", flow, number)
+    payload = ports(1024 + flow * 7 % 60000, 53, bytes(max(4, size - 50))) + struct.pack(">II", flow, number)
     return ethernet(ipv4(f"10.0.{flow >> 8 & 255}.{flow & 255}", "10.1.0.1", 17, payload))
 
 

@@ -54,11 +54,11 @@ class ElfWriter:
         """The file."""
         names, offsets = bytearray(1), {}
         symtab_index = len(self.sections) + 1
-        symtab = bytes(24)
+        symtab = bytearray(24)
         for name, section, value, size, bind, kind in self.symbols:
             symtab += struct.pack("<IBBHQQ", _name(names, offsets, name), bind << 4 | kind, 0, section, value, size)
         rows = [(name, kind, flags, data, size, 0, 0) for name, kind, flags, data, size in self.sections]
-        rows.append((".symtab", SYMTAB, 0, symtab, len(symtab), symtab_index + 1, 1))
+        rows.append((".symtab", SYMTAB, 0, bytes(symtab), len(symtab), symtab_index + 1, 1))
         rows.append((".strtab", STRTAB, 0, b"", 0, 0, 0))
         for target, entries in self.relocations.items():
             data = b"".join(struct.pack("<QQ", offset, symbol << 32 | kind) for offset, kind, symbol in entries)

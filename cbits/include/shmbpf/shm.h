@@ -143,11 +143,14 @@ struct shm_client {
 	uint32_t pid;                 /* getpid() at attach: a mismatch means "inherited over fork" */
 	uint64_t busy_ns;             /* how long to wait for a live owner before -EBUSY (default 250 ms) */
 	uint64_t steals;              /* locks taken over from the dead */
+	uint32_t blocker;             /* owner word behind the last -EBUSY: shm_owner_pid() names it */
+	uint32_t reserved;
 };
 
 /*
  * Makes a client of the control segment behind `fd`: opens it anew (`fd` stays the caller's and may be closed), locks a free slot, and CPU `cpu` unless
  * SHM_NO_CPU. -EUSERS: no free slot; -EBUSY: the CPU is leased. After a fork the child's copy of `me` is dead: every lock gives -ECHILD until it attaches anew.
+ * `me` stays at its address, and is detached before its memory goes: the fork handler writes to it.
  */
 int shm_client_attach(struct shm_client *me, int fd, uint64_t bytes, uint32_t cpu, const char *role);
 void shm_client_detach(struct shm_client *me);
