@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import os
+import select
 import signal
 import socket
 import sys
@@ -92,20 +93,24 @@ class Worker:
     def loop(self) -> None:
         """Works until the runtime stops or the device is closed and drained."""
         self._worker.stats.pid = os.getpid()
-        while True:
+        while self._serve_all():
             reason = lib.net_work(self._worker, _IDLE_NS)
             if reason in (lib.NET_WORK_STOP, lib.NET_WORK_CLOSED):
                 break
             if reason == lib.NET_WORK_PROG_ERROR:
                 raise ShmbpfError(ffi.string(self._worker.error.text).decode(errors="replace"))
-            if reason == lib.NET_WORK_CTL and not self._serve():
-                break
         if self._worker.out != ffi.NULL:
             lib.net_out_flush(self._worker.out)
 
+    def _serve_all(self) -> bool:
+        """Answers what the supervisor has sent; False when it has gone. What arrives after the look at ctl_word ends the next net_work() at once."""
+        self._worker.ctl_seen = self._worker.stats.ctl_word
+        while select.select([self._channel], [], [], 0)[0]:
+            if not self._serve():
+                return False
+        return True
+
     def _serve(self) -> bool:
-        """Answers one message of the supervisor; False when it has gone."""
-        self._worker.ctl_seen += 1
         message = receive_message(self._channel)
         if message is None:
             return False

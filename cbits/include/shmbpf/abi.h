@@ -14,5 +14,6 @@
 #include "helper.h"
 #include "vm.h"
 #include "net.h"
+#include "bench.h"
 
 #endif
