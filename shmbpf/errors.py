@@ -30,7 +30,7 @@ class SpaceError(SegmentError):
     """/dev/shm has no room: the message has the bytes needed and free."""
 
 
-class NamespaceBusyError(ShmbpfError):
+class NamespaceBusyError(SegmentError):
     """Another runtime drives this namespace."""
 
 

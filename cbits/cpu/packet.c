@@ -52,7 +52,7 @@ static void place_packet(struct vm_cpu *cpu, const uint8_t *bytes, uint32_t len)
 	uint8_t *arena = packet->arena, *data = arena + FRONT_ROOM;
 	uint32_t frame = VM_HEADROOM + len > XDP_FRAME_BYTES ? VM_HEADROOM + len : XDP_FRAME_BYTES;
 
-	memcpy(data, bytes, len);
+	memmove(data, bytes, len);   /* from hook to hook, the bytes lie in this arena already */
 	memset(packet, 0, sizeof(*packet));
 	packet->arena = arena;
 	packet->meta = data;

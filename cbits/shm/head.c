@@ -4,7 +4,7 @@
 #define _GNU_SOURCE
 #include "atomic.h"
 #include "shmbpf/map.h"
-#include "shmbpf/prog.h"
+#include "shmbpf/net.h"
 
 #include <errno.h>
 #include <time.h>
@@ -36,6 +36,8 @@ uint64_t shm_abi_fingerprint(void)
 		S(map_attr), F(map_attr, flags), F(map_attr, map_extra), F(map_attr, btf_bytes), F(map_attr, spin_lock_off), F(map_attr, name),
 		S(shm_map), F(shm_map, attr), F(shm_map, frozen), F(shm_map, seed), F(shm_map, owner_prog_type), F(shm_map, spareless),
 		S(prog_line), S(prog_func), S(shm_prog), F(shm_prog, insn_cnt), F(shm_prog, tag), F(shm_prog, run_cnt),
+		S(net_queue), F(net_queue, head), F(net_queue, tail), S(net_entry), F(net_entry, off), S(shm_dev), F(shm_dev, attached),
+		S(run_cpu), F(run_cpu, verdicts), F(run_cpu, pid), S(shm_run), F(shm_run, fault_cnt), S(vm_fault), NET_QUEUE_BYTES,
 #undef S
 #undef F
 		SHM_PAGE, SHM_MAX_CPUS, SHM_MAX_CLIENTS, SHM_LEASE_BYTE, SHM_OWNER_GEN_BITS,

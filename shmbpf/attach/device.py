@@ -7,7 +7,7 @@ import time
 from shmbpf._ffi import ffi, lib
 from shmbpf.attach.source import CaptureFile, PacketList, Source, describe_end
 from shmbpf.engine.program import Program
-from shmbpf.errors import ShmbpfError
+from shmbpf.errors import SegmentError, ShmbpfError
 from shmbpf.shm.namespace import Namespace
 from shmbpf.shm.segment import Segment
 
@@ -62,8 +62,7 @@ class Device:
     def inject(self, packets, *, wait: bool = True) -> int:
         """Feeds a capture file (path) or packets (bytes, or an iterable of bytes) and returns how many; with `wait`, after all have been processed."""
         source = PacketList.of(packets) or CaptureFile(packets)
-        with source:
-            feed = self.feed()
+        with source, self.feed() as feed:
             while feed.step(source):
                 pass
         if wait:
@@ -100,7 +99,9 @@ class Feed:
     def __init__(self, device: Device, spread: int):
         self._device = device
         self.state = ffi.new("struct net_feed *")
-        lib.net_feed_init(self.state, device.namespace.client, device.memory.base, device.memory.bytes)
+        self._client = device.namespace.new_client("feed")  # its own: two feeds of one process must not take each other's locks for their own
+        if lib.net_feed_init(self.state, self._client, device.memory.base, device.memory.bytes):
+            raise SegmentError(f"device {device.name}: its segment is damaged")
         self.state.spread = spread
 
     @property
@@ -118,6 +119,18 @@ class Feed:
         if result == 0:
             return source.rewind()
         return result == 1 or self._refused(source, result)
+
+    def close(self) -> None:
+        """Gives the producer's client slot back. Idempotent; the counts stay readable."""
+        if self._client is not None:
+            self._device.namespace.drop_client(self._client)
+            self._client = None
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
 
     def _refused(self, source: Source, result: int) -> bool:
         if result == -11:  # EAGAIN: the stream needs bytes

@@ -29,8 +29,7 @@ def inject(context: click.Context, device: str, file: str, loops: int, rate: int
     if not namespace_exists(settings.ns):
         raise ShmbpfError(f"namespace {settings.ns!r} does not exist: start a runtime there first (shmbpf --ns {settings.ns} run prog.o)")
     source = CaptureStream(sys.stdin.buffer) if file == "-" else CaptureFile(file, loops=loops)
-    with source, Namespace(settings.ns, role="inject") as namespace, Device(namespace, device) as target:
-        feed = target.feed()
+    with source, Namespace(settings.ns, role="inject") as namespace, Device(namespace, device) as target, target.feed() as feed:
         feed.state.rate_pps = rate or 0
         while feed.step(source):
             pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -66,6 +67,7 @@ def run(context: click.Context, obj: str, **options) -> None:
     """
     settings = context.obj
     check_cpu_count(options["cpus"])
+    lib.shm_guard_bus()
     spec = load_object(obj)
     collect_abandoned()
     with ExitStack() as stack:
@@ -94,7 +96,7 @@ class Session:
         self.supervisor = stack.enter_context(Supervisor(self.namespace, options["cpus"], out_fd=out_fd, budget=options["insn_limit"] or 0))
         self.object = stack.enter_context(_load(self.namespace, spec, options))
         self.device = stack.enter_context(Device(self.namespace))
-        self.feed = self._make_feed()
+        self.feed = stack.enter_context(self._make_feed())
         self.attached = choose_programs(self.object, options["programs"])
         if options["pin_dir"]:
             self.pinned = pin_maps(self.namespace, self.object.maps, options["pin_dir"])
@@ -207,6 +209,8 @@ class Session:
 
     def finish(self) -> None:
         """The summary: a table, or the JSON document."""
+        if lib.shm_bus_errors():
+            self.note("warning: a capture was truncated while it was read: packets behind its new end were read as zeros")
         for source in self.sources:
             for warning in source.warnings:
                 self.note(f"warning: {source.name}: {warning}")
@@ -293,6 +297,9 @@ def _open_directory(stack: ExitStack, path: str | None) -> int:
     if path is None:
         return -1
     Path(path).mkdir(parents=True, exist_ok=True)
+    for old in Path(path).glob("*.pcapng"):
+        if re.fullmatch(r"(pass|drop|tx|aborted|redirect-\d+)\.pcapng", old.name):
+            old.unlink()
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     stack.callback(os.close, fd)
     return fd

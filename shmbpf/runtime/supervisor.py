@@ -162,7 +162,7 @@ class Supervisor:
 
     def close_device(self) -> None:
         """No more packets will come: workers finish what is queued and end."""
-        self.dev.closed = 1
+        lib.net_dev_close(self.device.base, self.dev)
 
     @property
     def is_working(self) -> bool:
@@ -205,9 +205,8 @@ class Supervisor:
             raise ShmbpfError(f"CPU {cpu} is not running (CPUs: 0 to {self.cpus - 1})")
         try:
             send_message(child.channel, request)
-            stats, queue = lib.net_run_cpu(self.run.base, cpu), lib.net_dev_queue(self.dev, self.device.base, cpu)
-            stats.ctl_word += 1
-            lib.shm_wake(ffi.addressof(queue, "head_word"), 1)
+            lib.net_run_cpu(self.run.base, cpu).ctl_word += 1
+            lib.net_dev_kick(self.device.base, self.dev, cpu)
             answer = receive_message(child.channel)
         except OSError as error:
             raise ShmbpfError(f"CPU {cpu} died or did not answer: {error}") from error
@@ -222,6 +221,8 @@ class Supervisor:
     def stop(self, timeout: float = 5.0) -> None:
         """Stops the workers (packets in hand are finished), by force after `timeout` seconds."""
         self._run.stop = 1
+        for cpu in range(self.cpus):
+            lib.net_dev_kick(self.device.base, self.dev, cpu)
         deadline = time.monotonic() + timeout
         while self._children and time.monotonic() < deadline:
             self.server.poll(0.02)

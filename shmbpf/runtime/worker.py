@@ -64,6 +64,7 @@ def _settle(plan: WorkerPlan) -> None:
     if os.getppid() != parent:
         os._exit(1)
     faulthandler.enable()
+    lib.shm_guard_bus()
     plan.namespace.close()
 
 

@@ -13,6 +13,7 @@ The control segment comes first and goes last: whoever closes a namespace that h
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -87,6 +88,7 @@ class Namespace:
         self.prefix = namespace_prefix(name)
         self.mutex = threading.RLock()  #: one owner id for all threads of this process: operations that lock take this first
         self._create_depth = 0
+        self._clients: list = []
         self._segment, self._lock_fd = self._open_control()
         self.ctl = lib.shm_ctl_of(self._segment.base, self._segment.bytes)
         self._pid = os.getpid()
@@ -123,15 +125,30 @@ class Namespace:
             unlink(draft)
 
     def _attach(self, cpu: int, role: str):
+        try:
+            return self.new_client(role, cpu)
+        except SegmentError:
+            os.close(self._lock_fd)
+            self._segment.close()
+            raise
+
+    def new_client(self, role: str, cpu: int = lib.SHM_NO_CPU):
+        """One more client slot of this process (`struct shm_client *`), for a thread that takes locks beside others; given back by
+        drop_client(), or with the namespace."""
         client = ffi.new("struct shm_client *")
         err = lib.shm_client_attach(client, self._segment.fd, self._segment.bytes, cpu, role.encode()[:15])
-        if not err:
-            return ffi.gc(client, lib.shm_client_detach)  # a namespace that is dropped, not closed, must not stay in the fork handler's table
-        os.close(self._lock_fd)
-        self._segment.close()
-        if err == -16:  # EBUSY
+        if err == -errno.EBUSY:
             raise NamespaceBusyError(f"CPU {cpu} of namespace {self.name!r} is in use by another process")
-        raise SegmentError(f"namespace {self.name!r}: cannot attach: {os.strerror(-err)} (at most {lib.SHM_MAX_CLIENTS} clients)")
+        if err:
+            raise SegmentError(f"namespace {self.name!r}: cannot attach: {os.strerror(-err)} (at most {lib.SHM_MAX_CLIENTS} clients)")
+        client = ffi.gc(client, lib.shm_client_detach)  # one that is dropped, not closed, must not stay in the fork handler's table
+        self._clients.append(client)
+        return client
+
+    def drop_client(self, client) -> None:
+        """Gives a slot of new_client() back."""
+        self._clients.remove(client)
+        lib.shm_client_detach(client)
 
     # -- locks --
 
@@ -278,7 +295,8 @@ class Namespace:
             self._abandon()
             return
         with self.mutex:
-            lib.shm_client_detach(self.client)
+            while self._clients:
+                lib.shm_client_detach(self._clients.pop())
             self.collect()
             with self.creating():
                 self._remove_if_empty()

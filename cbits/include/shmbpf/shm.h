@@ -186,6 +186,10 @@ struct shm_ctl *shm_ctl_of(uint8_t *base, uint64_t bytes);
 
 uint64_t shm_clock_ns(int32_t clock_id);
 
+/* From now on this process survives the truncation of a file it has mapped: pages that are gone read as zeros and are counted. 0 or -errno. */
+int shm_guard_bus(void);
+uint64_t shm_bus_errors(void);
+
 /* futex on a word of shared memory; 0, -ETIMEDOUT, -EAGAIN, -EINTR. */
 int shm_wait(uint32_t *word, uint32_t expected, uint64_t timeout_ns);
 int shm_wake(uint32_t *word, int32_t count);
