@@ -13,7 +13,7 @@
  *    of a LINKED element, so they are never torn. A program gets a pointer, and with it what Linux gives: the element may be reused under its hands.
  *
  * A dead writer: every state between two stores is a valid chain (shm.h says what OWNED brackets); whoever takes the dead one's lock over runs
- * htab_recover_bucket(); elements that are in nobody's chain are found by htab_sweep(). The protocol is model-checked with deaths between any two stores.
+ * htab_recover_bucket(); elements that are in nobody's chain are found by htab_sweep(). tests/crash/test_hash_kill.py dies at every point.
  */
 #ifndef SHMBPF_MAPS_HTAB_CORE_H
 #define SHMBPF_MAPS_HTAB_CORE_H

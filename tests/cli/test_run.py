@@ -281,3 +281,17 @@ def test_something_that_is_no_capture_is_one_line(shell, tmp_path):
 def test_wrong_usage_exits_with_two(shell):
     assert shell("run").returncode == 2
     assert shell("run", COUNTER, "--frobnicate").returncode == 2
+
+
+def test_capture_truncated_under_the_replay_kills_nobody(shell, tmp_path):
+    capture = tmp_path / "shrinking.pcap"
+    capture.write_bytes(WEB.read_bytes())
+    first = shell.start("-j", "run", COUNTER, "--cpus", 2, "--pcap", capture, "--loop")
+    until(lambda: shell("map", "get", "counters", 5).returncode == 0)
+    os.truncate(capture, 100_000)
+    seen = shell.ok("map", "get", "counters", 4)
+    until(lambda: shell.ok("map", "get", "counters", 4) != seen)
+    first.send_signal(signal.SIGINT)
+    out, err = first.communicate(timeout=30)
+    assert first.returncode == 130, err
+    assert "truncated while it was read" in err and "was killed" not in err and json.loads(out)["total"]["packets"] > 0

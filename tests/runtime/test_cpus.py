@@ -4,6 +4,7 @@ import os
 import signal
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -116,3 +117,12 @@ def test_a_second_member_uses_the_running_cpus(runtime):
 def test_a_cpu_count_that_cannot_be_is_refused(cpus):
     with pytest.raises(ShmbpfError, match="--cpus"):
         shmbpf.Runtime(cpus=cpus)
+
+
+def test_threads_of_one_process_feed_at_the_same_time(runtime):
+    obj = runtime.load(example_object("shared_atomic"))
+    device = runtime.device("shm0")
+    with obj.programs["shared_atomic"].attach(device), ThreadPoolExecutor(4) as pool:
+        packets = sum(pool.map(lambda _: device.inject(CAPTURES / "web.pcap", wait=False), range(12)))
+    device.wait_drained()
+    assert struct.unpack("<Q", obj.maps["atomic"].raw.lookup(bytes(4)))[0] == packets
