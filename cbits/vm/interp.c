@@ -356,6 +356,9 @@ L_EXIT:
 	NEXT;
 
 L_CALL_KFUNC:
+	code = vm_fault_set(cpu, VM_FAULT_OPCODE, "call of a weak function that nothing defines");
+	goto stopped;
+
 L_LD_BTF_ID:
 L_LD_MAP_IDX:
 L_LD_MAP_IDX_VALUE:
