@@ -25,38 +25,53 @@ static int fault_context(struct vm_cpu *cpu, uint64_t off, uint32_t size, uint32
 			    (unsigned long long)off);
 }
 
-/* The end of memory that the access just missed, or crossed: what a reader wants to know first. */
+/* How far `addr` is from a region: 0 inside, else the distance to its nearer end. */
+static uint64_t distance(const struct vm_region *region, uint64_t addr)
+{
+	uint64_t behind = addr - (region->base + region->bytes) + 1, before = region->base - addr;
+
+	if (addr - region->base < region->bytes)
+		return 0;
+	return behind < before ? behind : before;
+}
+
+/* The memory that the access just missed, or crossed the end of: what a reader wants to know first. */
 static int describe_near(const struct vm_cpu *cpu, uint64_t addr, char *text, size_t text_bytes)
 {
 	static const char *const names[] = { "the stack", "the packet", "the context", "the values" };
-	enum { NEAR = 4096 };
+	const struct vm_region *best = NULL;
+	uint64_t near = SHM_PAGE;
+	uint32_t kind = 0;
+	int len;
 
 	for (uint32_t i = 0; i < VM_REGION_MAP + cpu->map_region_cnt; i++) {
 		const struct vm_region *region = &cpu->region[i < VM_REGION_MAP ? i : cpu->map_regions[i - VM_REGION_MAP]];
-		uint64_t end = region->base + region->bytes;
-		const char *name = names[i < VM_REGION_MAP ? i : VM_REGION_MAP];
-		int len = 0;
 
-		if (!region->bytes)
-			continue;
-		if (addr - region->base < region->bytes)
-			len = snprintf(text, text_bytes, "starts %llu bytes into %s", (unsigned long long)(addr - region->base), name);
-		else if (addr - end < NEAR)
-			len = snprintf(text, text_bytes, "starts %llu bytes behind the end of %s", (unsigned long long)(addr - end), name);
-		else if (region->base - addr < NEAR)
-			len = snprintf(text, text_bytes, "starts %llu bytes before %s", (unsigned long long)(region->base - addr), name);
-		if (len && i >= VM_REGION_MAP)
-			snprintf(text + len, text_bytes - (size_t)len, " of map id %u", region->map->id);
-		if (len)
-			return 1;
+		if (region->bytes && distance(region, addr) < near) {
+			best = region;
+			near = distance(region, addr);
+			kind = i < VM_REGION_MAP ? i : VM_REGION_MAP;
+		}
 	}
-	return 0;
+	if (!best)
+		return 0;
+	if (near == 0)
+		len = snprintf(text, text_bytes, "starts %llu bytes into %s", (unsigned long long)(addr - best->base), names[kind]);
+	else if (addr < best->base)
+		len = snprintf(text, text_bytes, "starts %llu bytes before %s", (unsigned long long)near, names[kind]);
+	else
+		len = snprintf(text, text_bytes, "starts %llu bytes behind the end of %s", (unsigned long long)near - 1, names[kind]);
+	if (kind == VM_REGION_MAP)
+		len += snprintf(text + len, text_bytes - (size_t)len, " of map id %u", best->map->id);
+	if (near == 0)
+		snprintf(text + len, text_bytes - (size_t)len, " (%llu bytes)", (unsigned long long)best->bytes);
+	return 1;
 }
 
 int vm_fault_access(struct vm_cpu *cpu, uint64_t addr, uint32_t size, uint32_t write)
 {
 	const struct vm_region *context = &cpu->region[VM_REGION_CTX];
-	char near[96];
+	char near[120];
 
 	if (cpu->fault.code)
 		return (int)cpu->fault.code;
