@@ -27,6 +27,7 @@ demo: build      ## set everything up and run the main job on the shipped captur
 	$(BIN)/shmbpf --ns demo run examples/xdp_counter/prog.o --cpus 4 --pcap examples/captures/web.pcap --show-maps
 
 test: points     ## set everything up and run all tests in parallel
+	@command -v clang-19 >/dev/null || command -v clang >/dev/null || $(BIN)/python -c 'import ziglang' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check ziglang
 	$(BIN)/python -m pytest -n $(JOBS)
 
 stress: points   ## the long forms of the fuzz, stress and kill suites
