@@ -7,6 +7,7 @@ interrupt 130, SIGTERM 143. There is a traceback only with --debug.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -62,9 +63,26 @@ cli.announce("feature", "shmbpf.cli.feature:feature", "List the program types, m
 cli.announce("bench", "shmbpf.cli.bench:bench", "Measure this machine.")
 
 
+_FLAG = re.compile(r"-[jpqv]+|--(json|pretty|quiet|verbose|debug)|--ns=.*")
+
+
+def hoist_options(words: list[str]) -> list[str]:
+    """Global options may stand anywhere before `--`, as with bpftool: `shmbpf map show -j`."""
+    end = words.index("--") if "--" in words else len(words)
+    front, rest, at = [], [], 0
+    while at < end:
+        if words[at] == "--ns" and at + 1 < end:
+            front += words[at:at + 2]
+            at += 1
+        else:
+            (front if _FLAG.fullmatch(words[at]) else rest).append(words[at])
+        at += 1
+    return front + rest + words[end:]
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs a command line and exits with its code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = hoist_options(list(sys.argv[1:] if arguments is None else arguments))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

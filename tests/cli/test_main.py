@@ -149,3 +149,11 @@ def test_interrupted_command_ends_cleanly(namespace, big, number):
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
         assert process.returncode == 128 + number and b"Traceback" not in err
+
+
+def test_global_options_may_stand_anywhere():
+    from shmbpf.cli import hoist_options
+
+    assert hoist_options(["map", "show", "-j", "--ns", "x"]) == ["-j", "--ns", "x", "map", "show"]
+    assert hoist_options(["map", "update", "id", "1", "--", "-j"]) == ["map", "update", "id", "1", "--", "-j"]
+    assert hoist_options(["map", "set", "m", "0", "-1"]) == ["map", "set", "m", "0", "-1"]
