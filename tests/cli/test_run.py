@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from shmbpf.shm.namespace import Namespace
 from tests.support.captures import read_packets
 from tests.support.compile import compile_bpf
 from tests.support.paths import CAPTURES, ROOT, example_object
@@ -26,6 +27,7 @@ class Shell:
 
     def __init__(self, ns: str):
         self.ns = ns
+        self.started: list[subprocess.Popen] = []
         self.environment = os.environ | {"PYTHONPATH": str(ROOT), "SHMBPF_NS": ns, "COLUMNS": "160"}
 
     def command(self, *words) -> list[str]:
@@ -48,12 +50,19 @@ class Shell:
         return text
 
     def start(self, *words) -> subprocess.Popen:
-        return subprocess.Popen(self.command(*words), env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.started.append(subprocess.Popen(self.command(*words), env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return self.started[-1]
 
 
 @pytest.fixture
 def shell(namespace_name):
-    return Shell(namespace_name)
+    made = Shell(namespace_name)
+    yield made
+    for process in made.started:  # those of a test that failed half-way
+        process.kill()
+        process.communicate()
+    with Namespace(namespace_name):
+        pass
 
 
 def until(condition, seconds=20):
