@@ -9,7 +9,7 @@ from pathlib import Path
 from shmbpf.errors import SegmentError
 from shmbpf.maps.map import Map
 from shmbpf.shm.namespace import Namespace
-from shmbpf.shm.segment import SHM_DIR
+from shmbpf.shm.segment import SHM_DIR, own_directory
 
 _BPFFS = "/sys/fs/bpf"
 
@@ -46,6 +46,7 @@ def pin_program(namespace: Namespace, program_id: int, path: str) -> Path:
 
 def _link(namespace: Namespace, name: str, place: Path) -> None:
     with namespace.creating():
+        own_directory(namespace.pin_dir)
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             os.link(SHM_DIR / f"{namespace.prefix}.{name}", place)

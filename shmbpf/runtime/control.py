@@ -17,7 +17,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from shmbpf.errors import MapError, SegmentError, ShmbpfError
+from shmbpf.errors import MapError, ShmbpfError
+from shmbpf.shm.segment import own_directory
 
 MAX_FRAME = 4 << 20
 MAX_CLIENTS = 64
@@ -72,10 +73,7 @@ class ControlServer:
 
     def __init__(self, directory: Path, handle: Callable[[dict], dict]):
         self._handle = handle
-        directory.mkdir(mode=0o700, exist_ok=True)
-        stat = directory.lstat()
-        if stat.st_uid != os.getuid() or stat.st_mode & 0o077 or not directory.is_dir() or directory.is_symlink():
-            raise SegmentError(f"{directory} is not ours (owner uid {stat.st_uid}, mode {stat.st_mode & 0o7777:04o}): use another namespace (--ns NAME)")
+        own_directory(directory)
         self.path = directory / "ctl.sock"
         self.path.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from shmbpf.shm.segment import SHM_DIR, unlink
+from shmbpf.shm.segment import SHM_DIR, own_directory, unlink
 
 _SEGMENT = re.compile(r"(?!ctl\.)[a-z]+\.[0-9a-f]+")
 _HOLD = re.compile(r"([a-z]+\.[0-9]+)\.([a-z]+\.[0-9]+)")
@@ -26,7 +26,7 @@ def held_dir(prefix: str) -> Path:
 
 def hold(prefix: str, holder: str, held: str) -> None:
     """`holder` ("prog.3") keeps `held` ("map.7") alive from now on. Idempotent; FileNotFoundError when `held` is gone. Under the create lock."""
-    held_dir(prefix).mkdir(mode=0o700, exist_ok=True)
+    own_directory(held_dir(prefix))
     try:
         os.link(SHM_DIR / f"{prefix}.{held}", held_dir(prefix) / f"{holder}.{held}")
     except FileExistsError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 import posix_ipc
@@ -82,12 +83,25 @@ def unlink(name: str) -> None:
         pass
 
 
+def own_directory(path: Path) -> Path:
+    """A directory of ours below /dev/shm, made (0700) if missing. SegmentError when somebody else's thing is in its place."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise SegmentError(f"{path} is not ours ({_owner_of(path)}): choose another namespace (--ns NAME), or have its owner remove it")
+    return path
+
+
 def require_space(size: int, what: str) -> None:
     """Raises SpaceError, with the bytes needed and free, when `size` bytes cannot be had in /dev/shm."""
-    stat = os.statvfs(SHM_DIR)
-    free = min(stat.f_bavail * stat.f_frsize, _available_memory())
+    free = min(_free_bytes(), _available_memory())
     if size > free:
         raise SpaceError(f"/dev/shm: {what} needs {size} bytes, {free} are free: {_ADVICE}")
+
+
+def _free_bytes() -> int:
+    state = os.statvfs(SHM_DIR)
+    return state.f_bavail * state.f_frsize
 
 
 def _available_memory() -> int:
@@ -103,8 +117,7 @@ def _allocate(fd: int, size: int, name: str) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):
             raise
-        stat = os.statvfs(SHM_DIR)
-        raise SpaceError(f"/dev/shm: {name} needs {size} bytes, {stat.f_bavail * stat.f_frsize} are free: {_ADVICE}") from error
+        raise SpaceError(f"/dev/shm: {name} needs {size} bytes, {_free_bytes()} are free: {_ADVICE}") from error
 
 
 def _map(fd: int, size: int, name: str):

@@ -124,5 +124,5 @@ def test_threads_of_one_process_feed_at_the_same_time(runtime):
     device = runtime.device("shm0")
     with obj.programs["shared_atomic"].attach(device), ThreadPoolExecutor(4) as pool:
         packets = sum(pool.map(lambda _: device.inject(CAPTURES / "web.pcap", wait=False), range(12)))
-    device.wait_drained()
+        device.wait_drained()
     assert struct.unpack("<Q", obj.maps["atomic"].raw.lookup(bytes(4)))[0] == packets
