@@ -247,7 +247,9 @@ class Session:
     def _hint(self) -> None:
         total = sum_reports(self.supervisor.reports())
         if total.out_errors:
-            self.note(f"warning: {total.out_errors} output packets could not be written: {os.strerror(max(r.out_errno for r in self.supervisor.reports()))}")
+            self.failed = True
+            why = os.strerror(max(report.out_errno for report in self.supervisor.reports()))
+            click.echo(f"Error: {total.out_errors} output packets could not be written to {self.options['out_dir']}: {why}", err=True)
         if self._trace_lines and not (self.options["trace"] or self.settings.verbose):
             self.note(f"{self._trace_lines} lines of bpf_trace_printk: show them with --trace")
         if not self.object.maps:
