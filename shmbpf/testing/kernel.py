@@ -17,7 +17,7 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Mapping
+from typing import Iterator, Mapping, Sequence
 
 from shmbpf.testing import bpf_syscall as sys_bpf
 from shmbpf.testing.kernel_btf import loadable_btf
@@ -221,6 +221,12 @@ def load_object(spec: object, program_name: str, *, type: int = 0) -> KernelProg
     Raises OSError (VerifierError with the log when the program is refused).
     """
     return _ObjectLoader(spec, type).load(program_name)
+
+
+def load_programs(spec: object, names: Sequence[str]) -> dict[str, KernelProgram]:
+    """Several programs of an object over the same maps. They are given back to the kernel together, with the first one that is closed."""
+    loader = _ObjectLoader(spec, 0)
+    return {name: loader.load(name) for name in names}
 
 
 class _ObjectLoader:

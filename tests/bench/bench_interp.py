@@ -1,43 +1,23 @@
 """Nanoseconds per instruction of the interpreter on compute loops, all checks on. Run: python tests/bench/bench_interp.py [--rounds N]
 
-Programs are compute.bpf.c through clang (-mcpu=v3). The interpreter counts no instructions, so the model of the conformance tests does.
+The loops are those of `shmbpf bench compute`, the object as shipped. The interpreter counts no instructions, so the model of the conformance tests does.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import shutil
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from elftools.elf.elffile import ELFFile
-
 from shmbpf._ffi import ffi, lib
+from shmbpf.bench.loops import MEMORY, read_loops
 from shmbpf.engine.bare import BareProgram
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 
 from tests.conformance.model import count_instructions  # noqa: E402  (the checkout is the path)
-
-MEMORY = bytes((i * 37 + (i >> 3) * 11) % 251 for i in range(1500))
-
-
-def compile_programs() -> dict[str, bytes]:
-    """Section name -> instructions."""
-    clang = next((found for name in ("clang-19", "clang") if (found := shutil.which(name))), None)
-    if clang is None:
-        raise SystemExit("bench_interp: clang is needed to compile compute.bpf.c")
-    with tempfile.TemporaryDirectory() as directory:
-        out = Path(directory) / "compute.o"
-        subprocess.run([clang, "-target", "bpf", "-mcpu=v3", "-O2", "-c", HERE / "compute.bpf.c", "-o", out], check=True)
-        elf = ELFFile(io.BytesIO(out.read_bytes()))
-        names = ("fnv1a", "mix64", "branchy", "primes", "xorshift", "sort")
-        return {name: elf.get_section_by_name("prog_" + name).data() for name in names}
 
 
 def time_program(code: bytes, rounds: int) -> float:
@@ -59,7 +39,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     results = {}
-    for name, code in compile_programs().items():
+    for name, code in read_loops().items():
         insns, nanoseconds = count_instructions(code, MEMORY), time_program(code, options.rounds)
         results[name] = {"insns": insns, "ns": nanoseconds, "ns_per_insn": nanoseconds / insns}
     if options.json:
