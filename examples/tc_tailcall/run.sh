@@ -5,6 +5,8 @@ cd "$(dirname "$0")"
 SHMBPF=${SHMBPF:-shmbpf}
 # A namespace of its own; the pins that keep the maps after the run go when this script ends.
 export SHMBPF_NS="example-tc_tailcall-$$"
+trap 'exit 130' INT
+trap 'exit 143' TERM
 trap 'rm -rf "/dev/shm/shmbpf.$(id -u).$SHMBPF_NS.fs"; $SHMBPF ns gc >/dev/null' EXIT
 
 $SHMBPF run prog.o --cpus 4 --pcap ../captures/web.pcap --pin-maps example "$@"
