@@ -113,7 +113,7 @@ _PATTERNS: list[tuple[re.Pattern, Callable[..., bytes]]] = [
         (r"call (?:\w*#)?(\d+)", lambda d, n: encode("CALL", imm=int(n))),
         (r"call (pc[-+]\d+|[A-Za-z_]\w*)", lambda d, t: encode("CALL_LOCAL", imm=d(t))),
         (rf"{_R} = -[rw](\d+)", lambda d, b, x, _: encode("NEG" + _WIDTH[b], int(x))),
-        (rf"r(\d+) = (be|le|bswap)(16|32|64) r\d+", lambda d, x, op, n: encode(op.upper() + n, int(x))),
+        (r"r(\d+) = (be|le|bswap)(16|32|64) r\d+", lambda d, x, op, n: encode(op.upper() + n, int(x))),
         (rf"{_R} = \(s(8|16|32)\)[rw](\d+)", lambda d, b, x, n, y: encode(f"MOVSX{_WIDTH[b]}_{n}", int(x), int(y))),
         (rf"r(\d+) = {_N} ll", lambda d, x, n: encode("LD_IMM64", int(x), imm=_number(n))),
         (r"r(\d+) = map\[id:(\d+)\]", lambda d, x, n: encode("LD_MAP_FD", int(x), imm=int(n))),

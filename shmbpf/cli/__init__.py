@@ -18,6 +18,7 @@ import click
 from shmbpf import __version__
 from shmbpf.cli.groups import PrefixGroup, Settings
 
+
 def _show_version(context: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return

@@ -11,31 +11,33 @@ Every codec takes `bytes` of the right length where it takes a value.
 from __future__ import annotations
 
 import ipaddress
+from abc import ABC, abstractmethod
 from typing import Callable
 
 from shmbpf.elf.btf import Btf
 from shmbpf.errors import BtfError, ShmbpfError
 from shmbpf.maps.layout import Node, Number, Text, ValueRefused, compile_type, exact_bytes, refuse
-from shmbpf.maps.text import format_text, parse_address, parse_number, parse_text as parse_node_text
+from shmbpf.maps.text import format_text, parse_address, parse_number
+from shmbpf.maps.text import parse_text as parse_node_text
 
 
-class Codec:
+class Codec(ABC):
     """Keys or values of `size` bytes."""
 
     size: int
     node: Node | None = None  #: the type tree, when there is one
 
+    @abstractmethod
     def decode(self, data: bytes) -> object:
         """Bytes to a Python value."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, value: object, path: str = "value") -> bytes:
         """A Python value to bytes. Raises ValueRefused naming the field, what was expected and what came."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parse(self, text: str, path: str = "value") -> bytes:
         """One line of text to bytes."""
-        raise NotImplementedError
 
     def format(self, data: bytes) -> str:
         """Bytes to one line of text."""

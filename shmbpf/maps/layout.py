@@ -12,6 +12,7 @@ BTF can neither loop nor read outside the value. A node never holds data; it rea
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import Iterable, Mapping, NamedTuple
 
@@ -53,19 +54,20 @@ class Draft:
         self._written[at : at + size] = (written | mask).to_bytes(size, "little")
 
 
-class Node:
+class Node(ABC):
     """A type: `size` bytes."""
 
     size: int
     word = "value"  #: what messages call it
 
+    @abstractmethod
     def decode(self, data: bytes, at: int = 0) -> object:
         """The Python value of the bytes at `at`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, draft: Draft, at: int, value: object, path: str) -> None:
         """Store `value` at `at`. Raises ValueRefused."""
-        raise NotImplementedError
+
 
     def encode(self, value: object, path: str = "value") -> bytes:
         """The bytes of a value; `bytes` of the right length are taken as they are."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from shmbpf._ffi import ffi, lib
-from shmbpf.errors import MapError, map_error
 from shmbpf.elf.btf import Btf
+from shmbpf.errors import MapError, map_error
 from shmbpf.shm.namespace import Namespace
 from shmbpf.shm.segment import Segment
 from shmbpf.spec import MapSpec

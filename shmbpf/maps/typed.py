@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, MutableMapping
+
 from shmbpf._ffi import ffi, lib
 from shmbpf.errors import MapError, ShmbpfError, map_error
 from shmbpf.maps.codec import BytesCodec, Codec, codec_of_type, plain_codec

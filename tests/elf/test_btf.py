@@ -149,9 +149,9 @@ def test_subset_shrinks_structs_behind_pointers():
 
 @pytest.mark.kernel
 def test_linux_accepts_a_subset(kernel):
-    from support import bpf_syscall
-
     import os
+
+    from support import bpf_syscall
 
     spec = loaded("btf_maps").maps["flows"]
     os.close(bpf_syscall.btf_load(spec.btf.subset([spec.btf_key_type_id, spec.btf_value_type_id])[0].to_bytes()))

@@ -14,9 +14,10 @@ import struct
 from dataclasses import dataclass, field
 from typing import Final, Sequence
 
-from shmbpf._ffi import ffi, lib
 from support import bpf_syscall
 from support.kernel import KernelMap, KernelProgram
+
+from shmbpf._ffi import ffi, lib
 
 CTX: Final = "ctx"
 SOCKET_FILTER, SCHED_CLS, SCHED_ACT, XDP = 1, 3, 4, 6

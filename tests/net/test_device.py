@@ -12,7 +12,7 @@ import time
 import pytest
 
 from shmbpf._ffi import ffi, lib
-from tests.support.captures import RAW, SLL, Packet, Pcapng, ethernet, flow_frame, ipv4, ipv6, pcap, ports
+from tests.support.captures import RAW, SLL, Packet, Pcapng, flow_frame, ipv4, ipv6, pcap, ports
 from tests.support.device import ACT, SOCKET, TC, XDP, Bench, capture_reader, insn, returning
 from tests.support.outputs import read_outputs
 

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from shmbpf._ffi import ffi, lib
+from shmbpf._ffi import lib
 from tests.support.captures import ETHERNET, Packet, flow_frame
 from tests.support.outputs import read_outputs
 

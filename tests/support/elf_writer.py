@@ -65,7 +65,7 @@ class ElfWriter:
             rows.append((".rel" + self.sections[target - 1][0], REL, 0, data, len(data), symtab_index, target))
         headers, body = bytearray(64), bytearray(64)
         name_offsets = [_name(names, offsets, row[0]) for row in rows]
-        for index, (row, name_offset) in enumerate(zip(rows, name_offsets), 1):
+        for row, name_offset in zip(rows, name_offsets, strict=True):
             data, size = (bytes(names), len(names)) if row[0] == ".strtab" else (row[3], row[4])
             headers += struct.pack("<IIQQQQIIQQ", name_offset, row[1], row[2], 0, len(body), size, row[5], row[6], 8, 0)
             body += data
