@@ -31,7 +31,8 @@ test: points     ## set everything up and run all tests in parallel
 	$(BIN)/python -m pytest -n $(JOBS)
 
 stress: points   ## the long forms of the fuzz, stress and kill suites
-	SHMBPF_LONG=1 $(BIN)/python -m pytest -n $(JOBS) tests/stress tests/crash tests/fuzz tests/elf tests/net
+	SHMBPF_FUZZ_N=200000 SHMBPF_KILLS=5000 $(BIN)/python -m pytest -n $(JOBS) tests/crash tests/elf tests/net
+	$(MAKE) sanitize
 
 bench: build     ## this machine's figures, beside the kernel's where permitted
 	$(BIN)/shmbpf bench

@@ -14,7 +14,7 @@ import shmbpf
 from tests.support.compile import compile_bpf
 from tests.support.paths import CAPTURES, ROOT
 
-KILLS = 200
+KILLS = max(200, int(os.environ.get("SHMBPF_KILLS", "0")))  # the long form: make stress
 SLOTS = 512
 CPUS = 4
 #: every packet: one replace (or first insert) of a slot of this CPU, one insert and one delete in a range that all CPUs share; `done` is advanced after the replace
