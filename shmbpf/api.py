@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import subprocess
@@ -82,6 +83,7 @@ class Runtime:
         check_cpu_count(cpus)
         collect_abandoned()
         self.namespace = Namespace(namespace or f"anon-{os.getpid()}-{secrets.token_hex(4)}", role="python")
+        self._pid = os.getpid()
         self._objects: list[RuntimeObject] = []
         self._devices: dict[str, Device] = {}
         self._local: dict[int, LocalCpu] = {}
@@ -92,6 +94,7 @@ class Runtime:
         except BaseException:
             self.namespace.close()
             raise
+        atexit.register(self.close)  # a runtime that nobody closes must not leave its segments behind
 
     # -- objects --
 
@@ -173,6 +176,9 @@ class Runtime:
 
     def close(self) -> None:
         """Stops the CPUs it started, closes every object, and leaves the namespace. Idempotent."""
+        atexit.unregister(self.close)
+        if os.getpid() != self._pid:
+            return  # a forked child: all of this is its parent's
         for device in self._devices.values():
             device.close()
         self._devices.clear()

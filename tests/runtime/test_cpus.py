@@ -3,6 +3,8 @@
 import os
 import signal
 import struct
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +12,7 @@ import pytest
 
 import shmbpf
 from shmbpf.errors import NamespaceBusyError, ShmbpfError
-from tests.support.paths import CAPTURES, example_object
+from tests.support.paths import CAPTURES, ROOT, example_object
 
 ROUNDS = 60
 
@@ -126,3 +128,10 @@ def test_threads_of_one_process_feed_at_the_same_time(runtime):
         packets = sum(pool.map(lambda _: device.inject(CAPTURES / "web.pcap", wait=False), range(12)))
         device.wait_drained()
     assert struct.unpack("<Q", obj.maps["atomic"].raw.lookup(bytes(4)))[0] == packets
+
+
+@pytest.mark.parametrize("ending, status", [("", 0), ("raise ValueError('unhandled')", 1)])
+def test_runtime_that_nobody_closes_leaves_nothing(ending, status, namespace_name):
+    code = f"import shmbpf; rt = shmbpf.Runtime({namespace_name!r}, cpus=2); rt.load({str(example_object('xdp_counter'))!r}); rt.start()\n{ending}"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stderr
