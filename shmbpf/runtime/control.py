@@ -14,6 +14,7 @@ import os
 import selectors
 import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,24 +44,27 @@ def send_message(sock: socket.socket, message: dict) -> None:
     sock.sendall(_HEAD.pack(_MAGIC, len(body)) + body)
 
 
-def receive_message(sock: socket.socket) -> dict | None:
-    """One frame from a blocking socket; None at the end of the stream. ValueError for anything malformed."""
-    head = _receive_exactly(sock, _HEAD.size)
+def receive_message(sock: socket.socket, within: float | None = None) -> dict | None:
+    """One frame from a blocking socket; None at the end of the stream. ValueError for anything malformed, TimeoutError for a frame that takes longer."""
+    deadline = None if within is None else time.monotonic() + within
+    head = _receive_exactly(sock, _HEAD.size, deadline)
     if head is None:
         return None
     magic, length = _HEAD.unpack(head)
     if magic != _MAGIC or length > MAX_FRAME:
         raise ValueError("malformed frame")
-    body = _receive_exactly(sock, length)
+    body = _receive_exactly(sock, length, deadline)
     message = None if body is None else json.loads(body)
     if message is not None and not isinstance(message, dict):
         raise ValueError("expected a JSON object")
     return message
 
 
-def _receive_exactly(sock: socket.socket, length: int) -> bytes | None:
+def _receive_exactly(sock: socket.socket, length: int, deadline: float | None) -> bytes | None:
     parts = bytearray()
     while len(parts) < length:
+        if deadline is not None:
+            sock.settimeout(max(deadline - time.monotonic(), 0.001))
         part = sock.recv(min(length - len(parts), 1 << 16))
         if not part:
             return None
@@ -98,14 +102,14 @@ class ControlServer:
         if uid != os.getuid() or len(self._clients) >= MAX_CLIENTS:
             client.close()
             return
-        client.settimeout(2)  # a peer that stops in the middle of a frame is dropped, not waited for
         self._clients.add(client)
         self.selector.register(client, selectors.EVENT_READ, self._serve)
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            request = receive_message(client)
+            request = receive_message(client, within=0.5)  # a peer that dribbles is dropped, not waited for
             if request is not None:
+                client.settimeout(2)
                 send_message(client, self._answer(request))
                 return
         except (OSError, ValueError):

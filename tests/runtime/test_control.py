@@ -1,0 +1,69 @@
+"""The control socket, with peers that mean no good."""
+
+import os
+import socket
+import struct
+import time
+
+import pytest
+
+import shmbpf
+from shmbpf.errors import ShmbpfError
+from shmbpf.runtime.control import ControlClient
+
+
+@pytest.fixture
+def runtime():
+    with shmbpf.Runtime(cpus=1) as rt:
+        rt.start()
+        yield rt
+
+
+def connect(rt):
+    peer = socket.socket(socket.AF_UNIX)
+    peer.connect(str(rt.namespace.run_dir / "ctl.sock"))
+    peer.settimeout(10)
+    return peer
+
+
+def is_dropped(peer) -> bool:
+    try:
+        return peer.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"GET / HTTP/1.0\r\n\r\n", os.urandom(64), struct.pack("<II", 0x66706273, 1 << 31), struct.pack("<II", 0x66706273, 4) + b"nope", struct.pack("<II", 0x66706273, 2) + b"[]"],
+    ids=["http", "noise", "too long", "no json", "no object"],
+)
+def test_malformed_frames_are_dropped_and_others_are_served(runtime, sent):
+    with connect(runtime) as peer:
+        peer.sendall(sent)
+        assert is_dropped(peer)
+    assert len(runtime.pids) == 1
+
+
+def test_peer_that_stops_in_a_frame_does_not_hold_up_the_others(runtime):
+    with connect(runtime) as slow:
+        slow.sendall(struct.pack("<I", 0x66706273))
+        start = time.monotonic()
+        assert len(runtime.pids) == 1
+        assert time.monotonic() - start < 5
+        assert is_dropped(slow)
+
+
+def test_connections_beyond_the_limit_are_closed_and_the_runtime_goes_on(runtime):
+    peers = [connect(runtime) for _ in range(80)]
+    for peer in peers:
+        peer.close()
+    assert len(runtime.pids) == 1
+
+
+def test_unknown_request_is_refused_by_name(runtime):
+    with ControlClient(runtime.namespace.run_dir) as client, pytest.raises(ShmbpfError, match="unknown request 'dance'"):
+        client.ask(command="dance")
+    with ControlClient(runtime.namespace.run_dir) as client, pytest.raises(ShmbpfError):
+        client.ask(command="prog_run", cpu=0)
+    assert len(runtime.pids) == 1
