@@ -72,10 +72,22 @@ def _receive_exactly(sock: socket.socket, length: int, deadline: float | None) -
     return bytes(parts)
 
 
-class ControlServer:
-    """Serves `handle(request) -> answer` on `<directory>/ctl.sock`. `poll()` does what is due without blocking for longer than its timeout."""
+Reply = Callable[[dict], None]
 
-    def __init__(self, directory: Path, handle: Callable[[dict], dict]):
+
+def refusal(error: Exception) -> dict:
+    """The answer that says why not."""
+    answer = {"ok": False, "error": str(error) or type(error).__name__}
+    return answer | {"errno": error.errno} if isinstance(error, MapError) else answer
+
+
+class ControlServer:
+    """Serves `handle(request, reply)` on `<directory>/ctl.sock`; the handler calls `reply(answer)` now or later, or raises what the request is refused with.
+
+    `poll()` does what is due without blocking for longer than its timeout.
+    """
+
+    def __init__(self, directory: Path, handle: Callable[[dict, Reply], None]):
         self._handle = handle
         own_directory(directory)
         self.path = directory / "ctl.sock"
@@ -108,26 +120,34 @@ class ControlServer:
     def _serve(self, client: socket.socket) -> None:
         try:
             request = receive_message(client, within=0.5)  # a peer that dribbles is dropped, not waited for
-            if request is not None:
-                client.settimeout(2)
-                send_message(client, self._answer(request))
-                return
         except (OSError, ValueError):
-            pass
-        self._drop(client)
+            request = None
+        if request is None:
+            self._drop(client)
+            return
 
-    def _answer(self, request: dict) -> dict:
+        def reply(answer: dict) -> None:
+            self._send(client, answer)
+
         try:
-            return {"ok": True, **self._handle(request)}
-        except MapError as error:
-            return {"ok": False, "error": str(error), "errno": error.errno}
+            self._handle(request, reply)
         except (ShmbpfError, KeyError, TypeError, ValueError) as error:
-            return {"ok": False, "error": str(error) or type(error).__name__}
+            reply(refusal(error))
+
+    def _send(self, client: socket.socket, answer: dict) -> None:
+        if client not in self._clients:
+            return  # it did not wait
+        try:
+            client.settimeout(2)
+            send_message(client, answer)
+        except OSError:
+            self._drop(client)
 
     def _drop(self, client: socket.socket) -> None:
-        self.selector.unregister(client)
-        self._clients.discard(client)
-        client.close()
+        if client in self._clients:
+            self.selector.unregister(client)
+            self._clients.discard(client)
+            client.close()
 
     def close(self) -> None:
         """Closes everything and removes the socket and its directory."""

@@ -12,14 +12,15 @@ import selectors
 import signal
 import socket
 import time
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 from shmbpf._ffi import ffi, lib
 from shmbpf.engine.fault import describe_fault, describe_place
 from shmbpf.engine.program import Program
-from shmbpf.errors import LoadError, MapError, ShmbpfError
+from shmbpf.errors import LoadError, ShmbpfError
 from shmbpf.maps.map import Map
-from shmbpf.runtime.control import ControlServer, receive_message, send_message
+from shmbpf.runtime.control import ControlServer, Reply, receive_message, refusal, send_message
 from shmbpf.runtime.report import CpuReport, read_cpu
 from shmbpf.runtime.worker import WorkerPlan, run_worker
 from shmbpf.shm.namespace import Namespace
@@ -38,6 +39,8 @@ class _Child:
     channel: socket.socket
     started: float
     hasty: int = 0
+    waiting: deque[Reply] = field(default_factory=deque)  #: who asked for a run on this CPU, in order
+    channel_open: bool = True  #: still watched for answers
 
 
 class Supervisor:
@@ -95,10 +98,11 @@ class Supervisor:
             ours.close()
             run_worker(self.plan, cpu, theirs)
         theirs.close()
-        ours.settimeout(30)
+        ours.settimeout(2)
         child = _Child(pid, os.pidfd_open(pid), ours, time.monotonic(), hasty)
         self._children[cpu] = child
         self.server.selector.register(child.pidfd, selectors.EVENT_READ, lambda _fd, cpu=cpu: self._reap(cpu))
+        self.server.selector.register(ours, selectors.EVENT_READ, lambda channel, cpu=cpu: self._hand_back(cpu, channel))
 
     @property
     def pids(self) -> dict[int, int]:
@@ -115,7 +119,11 @@ class Supervisor:
         self.server.selector.unregister(child.pidfd)
         _, status = os.waitpid(child.pid, 0)
         os.close(child.pidfd)
+        if child.channel_open:
+            self.server.selector.unregister(child.channel)
         child.channel.close()
+        for reply in child.waiting:
+            reply(refusal(ShmbpfError(f"CPU {cpu} died during the run")))
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
             return
         hasty = child.hasty + 1 if time.monotonic() - child.started < _HASTY_S and not lib.net_run_cpu(self.run.base, cpu).packets else 0
@@ -187,34 +195,45 @@ class Supervisor:
 
     # -- requests --
 
-    def _answer(self, request: dict) -> dict:
+    def _answer(self, request: dict, reply: Reply) -> None:
         command = request.get("command")
         if command == "info":
-            return {"pid": os.getpid(), "cpus": self.cpus, "pids": list(self.pids.values()), "device": self.device_id, "run": self.run_id}
-        if command == "prog_run":
-            return self._forward(int(request.get("cpu", 0)), request)
-        if command == "stop":
+            reply({"ok": True, "pid": os.getpid(), "cpus": self.cpus, "pids": list(self.pids.values()), "device": self.device_id, "run": self.run_id})
+        elif command == "prog_run":
+            self._forward(int(request.get("cpu", 0)), request, reply)
+        elif command == "stop":
+            reply({"ok": True})
             os.kill(os.getpid(), signal.SIGTERM)
-            return {}
-        raise ShmbpfError(f"unknown request {command!r}")
+        else:
+            raise ShmbpfError(f"unknown request {command!r}")
 
-    def _forward(self, cpu: int, request: dict) -> dict:
-        """Hands a request to a worker between two packets and waits for its answer."""
+    def _forward(self, cpu: int, request: dict, reply: Reply) -> None:
+        """Hands a request to a worker, which answers between two packets; nobody waits for it here."""
         child = self._children.get(cpu)
         if child is None:
             raise ShmbpfError(f"CPU {cpu} is not running (CPUs: 0 to {self.cpus - 1})")
         try:
             send_message(child.channel, request)
-            lib.net_run_cpu(self.run.base, cpu).ctl_word += 1
-            lib.net_dev_kick(self.device.base, self.dev, cpu)
-            answer = receive_message(child.channel)
         except OSError as error:
-            raise ShmbpfError(f"CPU {cpu} died or did not answer: {error}") from error
+            raise ShmbpfError(f"CPU {cpu} takes no requests: {error}") from error
+        child.waiting.append(reply)
+        lib.net_run_cpu(self.run.base, cpu).ctl_word += 1
+        lib.net_dev_kick(self.device.base, self.dev, cpu)
+
+    def _hand_back(self, cpu: int, channel: socket.socket) -> None:
+        """A worker's answer goes to whoever asked first. A worker that closes its end is dying: the reaper tells those who wait."""
+        child = self._children.get(cpu)
+        if child is None or child.channel is not channel:
+            return  # reaped in the same round of poll()
+        try:
+            answer = receive_message(child.channel, within=2)
+        except (OSError, ValueError):
+            answer = None
         if answer is None:
-            raise ShmbpfError(f"CPU {cpu} died during the run")
-        if not answer.pop("ok"):
-            raise MapError(answer["errno"], answer["error"]) if "errno" in answer else ShmbpfError(answer["error"])
-        return answer
+            self.server.selector.unregister(child.channel)
+            child.channel_open = False
+        elif child.waiting:
+            child.waiting.popleft()(answer)
 
     # -- the end --
 

@@ -19,8 +19,8 @@ from typing import NoReturn
 from shmbpf._ffi import ffi, lib
 from shmbpf.engine.local import test_run
 from shmbpf.engine.program import Registry
-from shmbpf.errors import MapError, ShmbpfError
-from shmbpf.runtime.control import decode_bytes, encode_bytes, receive_message, send_message
+from shmbpf.errors import ShmbpfError
+from shmbpf.runtime.control import decode_bytes, encode_bytes, receive_message, refusal, send_message
 from shmbpf.shm.namespace import Namespace
 from shmbpf.shm.segment import Segment
 
@@ -117,10 +117,8 @@ class Worker:
             return False
         try:
             answer = {"ok": True, **self._run_program(message)}
-        except MapError as error:
-            answer = {"ok": False, "error": str(error), "errno": error.errno}
-        except ShmbpfError as error:
-            answer = {"ok": False, "error": str(error)}
+        except (ShmbpfError, KeyError, TypeError, ValueError) as error:
+            answer = refusal(error)
         send_message(self._channel, answer)
         return True
 

@@ -1,15 +1,18 @@
 """The control socket, with peers that mean no good."""
 
 import os
+import signal
 import socket
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import shmbpf
 from shmbpf.errors import ShmbpfError
 from shmbpf.runtime.control import ControlClient
+from tests.support.paths import example_object
 
 
 @pytest.fixture
@@ -67,3 +70,24 @@ def test_unknown_request_is_refused_by_name(runtime):
     with ControlClient(runtime.namespace.run_dir) as client, pytest.raises(ShmbpfError):
         client.ask(command="prog_run", cpu=0)
     assert len(runtime.pids) == 1
+
+
+def test_long_run_on_one_cpu_does_not_hold_up_the_supervisor():
+    with shmbpf.Runtime(cpus=2) as rt, ThreadPoolExecutor(1) as pool:
+        program = rt.load(example_object("shared_atomic")).programs["shared_atomic"]
+        rt.start()
+        long = pool.submit(program.run, bytes(64), cpu=0, repeat=20_000_000)
+        assert len(rt.pids) == 2 and program.run(bytes(64), cpu=1).retval == shmbpf.XdpAction.PASS
+        assert not long.done()
+        assert long.result(60).retval == shmbpf.XdpAction.PASS
+
+
+def test_whoever_waits_for_a_cpu_that_dies_is_told():
+    with shmbpf.Runtime(cpus=2) as rt, ThreadPoolExecutor(1) as pool:
+        program = rt.load(example_object("shared_atomic")).programs["shared_atomic"]
+        rt.start()
+        pid = rt.pids[0]
+        long = pool.submit(program.run, bytes(64), cpu=0, repeat=200_000_000)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ShmbpfError, match="CPU 0 (died|takes no requests|is not running)"):
+            long.result(60)
