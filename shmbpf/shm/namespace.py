@@ -219,8 +219,8 @@ class Namespace:
         names = self.segments()
         if names:
             raise NamespaceBusyError(
-                f"namespace {self.name!r} has {present} possible CPUs and objects made for them ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''}): "
-                f"use --cpus {present}, remove them, or use another namespace with --ns NAME instead of {wanted} CPUs here"
+                f"namespace {self.name!r} has {present} possible CPUs and holds objects made for them ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''}): "
+                f"use --cpus {present}, or another namespace (--ns NAME), or remove the objects (shmbpf ns show lists them)"
             )
 
     # -- objects --
