@@ -127,6 +127,9 @@ class Runtime:
         if self.namespace.has_runtime():
             return
         self._release_local()
+        for device in self._devices.values():  # of a runtime that is gone
+            device.close()
+        self._devices.clear()
         command = [sys.executable, "-m", "shmbpf.runtime.host", self.namespace.name, str(self.cpus)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
         self._host = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
@@ -166,6 +169,7 @@ class Runtime:
         if self._host is None:
             return
         self._host.stdin.close()
+        self._host.terminate()  # a forked child of ours may hold the other end of its stdin
         try:
             self._host.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -69,10 +69,11 @@ static int open_name(const char *name, uint64_t *bytes)
 	fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0)
 		return -errno;
-	err = flock(fd, LOCK_SH | LOCK_NB) < 0 ? -errno : check_file(fd, bytes);
-	/* a collector holds the exclusive lock only on what it is about to unlink */
-	if (err == -EWOULDBLOCK)
-		err = -ENOENT;
+	/* a collector that looks at it has the exclusive lock for a moment; if it decides to unlink it, check_file() sees that */
+	while ((err = flock(fd, LOCK_SH) < 0 ? -errno : 0) == -EINTR)
+		;
+	if (!err)
+		err = check_file(fd, bytes);
 	if (err) {
 		close(fd);
 		return err;

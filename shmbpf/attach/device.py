@@ -52,8 +52,19 @@ class Device:
         return self._dev.attached[hook]
 
     def set_program(self, hook: int, program_id: int) -> None:
-        """Changes a hook; 0 empties it."""
-        lib.net_dev_attach(self._segment.base, self._dev, hook, program_id)
+        """Changes a hook; 0 empties it. The device holds the programs on its hooks: they outlive their loader."""
+        holder = f"dev.{self._dev.head.id}"
+        with self.namespace.creating():
+            if program_id:
+                self._hold(holder, program_id)
+            lib.net_dev_attach(self._segment.base, self._dev, hook, program_id)
+            self.namespace.release(holder, {f"prog.{number}" for number in self._dev.attached if number})
+
+    def _hold(self, holder: str, program_id: int) -> None:
+        try:
+            self.namespace.hold(holder, f"prog.{program_id}")
+        except FileNotFoundError:
+            raise ShmbpfError(f"no program has id {program_id} (shmbpf prog show lists them)") from None
 
     def feed(self, *, spread: int = lib.NET_SPREAD_FLOW) -> Feed:
         """A producer for this device."""
@@ -142,8 +153,11 @@ class Feed:
 
 
 def _find(namespace: Namespace, name: str) -> Segment:
-    for number in namespace.ids("dev"):
-        segment = namespace.open_segment("dev", number)
+    for number in reversed(namespace.ids("dev")):  # an older one of that name belongs to a runtime that was killed, and is kept by whoever still looks at it
+        try:
+            segment = namespace.open_segment("dev", number)
+        except FileNotFoundError:
+            continue
         dev = lib.net_dev_of(segment.base, segment.bytes)
         if ffi.string(dev.head.name, 16).decode(errors="replace") == name:
             return segment

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shmbpf._ffi import ffi
 from shmbpf.asm import disassemble
 from shmbpf.engine.program import Program
-from shmbpf.errors import LoadError
+from shmbpf.errors import ShmbpfError
 from shmbpf.shm.namespace import Namespace
 
 
@@ -15,7 +15,7 @@ def describe_fault(namespace: Namespace, fault) -> str:
     try:
         with Program.open(namespace, fault.prog_id) as program:
             return f"CPU {fault.cpu}: program {program.name} (id {program.id}), {describe_place(program, fault.insn)}: {what}"
-    except LoadError:
+    except ShmbpfError:
         return f"CPU {fault.cpu}: program id {fault.prog_id}, instruction {fault.insn}: {what}"
 
 

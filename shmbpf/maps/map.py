@@ -45,6 +45,11 @@ class Map:
     @classmethod
     def create(cls, namespace: Namespace, spec: MapSpec) -> Map:
         """A new, empty map as BPF_MAP_CREATE makes it (sizes in bytes). Fixes the namespace's CPU count if nothing has. SpaceError: no room."""
+        with namespace.creating():  # nobody may change the number of CPUs in between
+            return cls(namespace, cls._create_segment(namespace, spec))
+
+    @staticmethod
+    def _create_segment(namespace: Namespace, spec: MapSpec) -> Segment:
         namespace.fix_cpus(namespace.possible_cpus or None)
         attr, blob = _attributes(namespace, spec)
         layout = ffi.new("struct map_layout *")
@@ -57,8 +62,7 @@ class Map:
             if made:
                 raise map_error(-made, f"map {spec.name!r}: cannot be initialised")
 
-        segment, _ = namespace.create_segment("map", layout.total, fill)
-        return cls(namespace, segment)
+        return namespace.create_segment("map", layout.total, fill)[0]
 
     @classmethod
     def open(cls, namespace: Namespace, number: int) -> Map:

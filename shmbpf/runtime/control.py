@@ -54,7 +54,10 @@ def receive_message(sock: socket.socket, within: float | None = None) -> dict | 
     if magic != _MAGIC or length > MAX_FRAME:
         raise ValueError("malformed frame")
     body = _receive_exactly(sock, length, deadline)
-    message = None if body is None else json.loads(body)
+    try:
+        message = None if body is None else json.loads(body)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if message is not None and not isinstance(message, dict):
         raise ValueError("expected a JSON object")
     return message
@@ -131,7 +134,7 @@ class ControlServer:
 
         try:
             self._handle(request, reply)
-        except (ShmbpfError, KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever a request holds, it must not end the runtime
             reply(refusal(error))
 
     def _send(self, client: socket.socket, answer: dict) -> None:

@@ -13,12 +13,13 @@ import signal
 import socket
 import time
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from shmbpf._ffi import ffi, lib
 from shmbpf.engine.fault import describe_fault, describe_place
 from shmbpf.engine.program import Program
-from shmbpf.errors import LoadError, ShmbpfError
+from shmbpf.errors import ShmbpfError
 from shmbpf.maps.map import Map
 from shmbpf.runtime.control import ControlServer, Reply, receive_message, refusal, send_message
 from shmbpf.runtime.report import CpuReport, read_cpu
@@ -39,6 +40,7 @@ class _Child:
     channel: socket.socket
     started: float
     hasty: int = 0
+    packets: int = 0  #: of this CPU when the process was started
     waiting: deque[Reply] = field(default_factory=deque)  #: who asked for a run on this CPU, in order
     channel_open: bool = True  #: still watched for answers
 
@@ -57,15 +59,17 @@ class Supervisor:
         self._children: dict[int, _Child] = {}
         self._faults_seen = 0
         namespace.claim_runtime()
-        try:
-            self.cpus = namespace.fix_cpus(cpus)
-            self.device, self.device_id = namespace.create_segment("dev", lib.net_dev_bytes(self.cpus), self._format_device)
-            self.run, self.run_id = namespace.create_segment("run", lib.net_run_bytes(self.cpus), self._format_run)
+        with ExitStack() as undo:
+            undo.callback(namespace.release_runtime)
+            with namespace.creating():  # nobody may change the number of CPUs in between
+                self.cpus = namespace.fix_cpus(cpus)
+                self.device, self.device_id = namespace.create_segment("dev", lib.net_dev_bytes(self.cpus), self._format_device)
+                undo.enter_context(self.device)
+                self.run, self.run_id = namespace.create_segment("run", lib.net_run_bytes(self.cpus), self._format_run)
+                undo.enter_context(self.run)
             namespace.ctl.run_id = self.run_id
             self.server = ControlServer(namespace.run_dir, self._answer)
-        except BaseException:
-            namespace.release_runtime()
-            raise
+            undo.pop_all()
         self._run = lib.net_run_of(self.run.base, self.run.bytes)
         self.dev = lib.net_dev_of(self.device.base, self.device.bytes)
         trace_read, trace_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -99,7 +103,7 @@ class Supervisor:
             run_worker(self.plan, cpu, theirs)
         theirs.close()
         ours.settimeout(2)
-        child = _Child(pid, os.pidfd_open(pid), ours, time.monotonic(), hasty)
+        child = _Child(pid, os.pidfd_open(pid), ours, time.monotonic(), hasty, lib.net_run_cpu(self.run.base, cpu).packets)
         self._children[cpu] = child
         self.server.selector.register(child.pidfd, selectors.EVENT_READ, lambda _fd, cpu=cpu: self._reap(cpu))
         self.server.selector.register(ours, selectors.EVENT_READ, lambda channel, cpu=cpu: self._hand_back(cpu, channel))
@@ -126,25 +130,32 @@ class Supervisor:
             reply(refusal(ShmbpfError(f"CPU {cpu} died during the run")))
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
             return
-        hasty = child.hasty + 1 if time.monotonic() - child.started < _HASTY_S and not lib.net_run_cpu(self.run.base, cpu).packets else 0
+        stats = lib.net_run_cpu(self.run.base, cpu)
+        hasty = child.hasty + 1 if time.monotonic() - child.started < _HASTY_S and stats.packets == child.packets else 0
         self.notices.append(self._describe_death(cpu, child.pid, status))
         repairs = self._recover()
-        if hasty >= _HASTY_LIMIT or self._run.stop:
-            self.failed.add(cpu)
+        if self._run.stop:
             return
-        lib.net_run_cpu(self.run.base, cpu).restarts += 1
-        self._fork(cpu, hasty)
+        try:
+            if hasty >= _HASTY_LIMIT:
+                raise ShmbpfError("it dies at once, again and again")
+            self._fork(cpu, hasty)
+        except (OSError, ShmbpfError) as error:
+            self.failed.add(cpu)
+            self.notices[-1] += f"; not replaced: {error}"
+            return
+        stats.restarts += 1
         self.notices[-1] += f"; {repairs} repairs in maps; replaced by PID {self._children[cpu].pid}"
 
     def _describe_death(self, cpu: int, pid: int, status: int) -> str:
         stats = lib.net_run_cpu(self.run.base, cpu)
-        how = f"was killed by {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else f"ended with status {os.WEXITSTATUS(status)}"
+        how = f"was killed by {_signal_name(os.WTERMSIG(status))}" if os.WIFSIGNALED(status) else f"ended with status {os.WEXITSTATUS(status)}"
         if not stats.prog_id:
             return f"CPU {cpu} (PID {pid}) {how} between packets"
         try:
             with Program.open(self.namespace, stats.prog_id) as program:
                 return f"CPU {cpu} (PID {pid}) {how} in program {program.name} (id {program.id}), at or after {describe_place(program, stats.insn)}"
-        except LoadError:
+        except ShmbpfError:
             return f"CPU {cpu} (PID {pid}) {how} in program id {stats.prog_id}"
 
     def _recover(self) -> int:
@@ -215,6 +226,7 @@ class Supervisor:
         try:
             send_message(child.channel, request)
         except OSError as error:
+            os.kill(child.pid, signal.SIGKILL)  # half a frame is in its socket: only a new process can be talked to again
             raise ShmbpfError(f"CPU {cpu} takes no requests: {error}") from error
         child.waiting.append(reply)
         lib.net_run_cpu(self.run.base, cpu).ctl_word += 1
@@ -232,6 +244,7 @@ class Supervisor:
         if answer is None:
             self.server.selector.unregister(child.channel)
             child.channel_open = False
+            os.kill(child.pid, signal.SIGKILL)  # if it is not dead yet: nobody can talk to it any more
         elif child.waiting:
             child.waiting.popleft()(answer)
 
@@ -286,6 +299,13 @@ def check_cpu_count(cpus: int | None) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and cpus * 4 + 64 > soft:
         raise ShmbpfError(f"--cpus {cpus}: {soft} open files are allowed, {cpus * 4 + 64} are needed: raise 'ulimit -n'")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have no name
+        return f"signal {number}"
 
 
 def _require_ok(err: int, what: str) -> None:

@@ -39,6 +39,7 @@ class WorkerPlan:
     out_fd: int = -1  #: directory for output files, -1 = keep nothing
     trace_fd: int = -1  #: where trace_printk lines go
     budget: int = 0  #: instructions a run may take, 0 = the default
+    supervisor_pid: int = field(default_factory=os.getpid)
 
 
 def run_worker(plan: WorkerPlan, cpu: int, channel: socket.socket) -> NoReturn:
@@ -56,12 +57,11 @@ def run_worker(plan: WorkerPlan, cpu: int, channel: socket.socket) -> NoReturn:
 
 def _settle(plan: WorkerPlan) -> None:
     """Signals and inheritance: Ctrl-C is the supervisor's business, its death is ours, its client slot is not."""
-    parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != plan.supervisor_pid:  # it died before it could take us along
         os._exit(1)
     faulthandler.enable()
     lib.shm_guard_bus()
@@ -98,8 +98,8 @@ class Worker:
             reason = lib.net_work(self._worker, _IDLE_NS)
             if reason in (lib.NET_WORK_STOP, lib.NET_WORK_CLOSED):
                 break
-            if reason == lib.NET_WORK_PROG_ERROR:
-                raise ShmbpfError(ffi.string(self._worker.error.text).decode(errors="replace"))
+            if reason == lib.NET_WORK_PROG_ERROR:  # its hook stays empty; the CPU goes on
+                print(f"shmbpf: CPU {self.cpu_number}: {ffi.string(self._worker.error.text).decode(errors='replace')}", file=sys.stderr, flush=True)
         if self._worker.out != ffi.NULL:
             lib.net_out_flush(self._worker.out)
 
@@ -117,7 +117,7 @@ class Worker:
             return False
         try:
             answer = {"ok": True, **self._run_program(message)}
-        except (ShmbpfError, KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever a request holds, it must not end the CPU
             answer = refusal(error)
         send_message(self._channel, answer)
         return True

@@ -46,7 +46,8 @@ def collect(prefix: str) -> list[str]:
     names = [entry[len(prefix) + 1:] for entry in os.listdir(SHM_DIR) if entry.startswith(prefix + ".")]
     present = {name for name in names if _SEGMENT.fullmatch(name)}
     holds = _holds(prefix)
-    live = {name for name in present if _is_root(f"{prefix}.{name}", sum(target == name for _, target in holds))}
+    claims = {name: _claim(f"{prefix}.{name}", sum(target == name for _, target in holds)) for name in present}
+    live = {name for name, claim in claims.items() if claim is None}
     spread = True
     while spread:
         reached = {target for source, target in holds if source in live} & present - live
@@ -58,6 +59,9 @@ def collect(prefix: str) -> list[str]:
     dead = sorted(present - live)
     for name in dead:
         unlink(f"{prefix}.{name}")
+    for claim in claims.values():  # who waits for its lock sees now whether the segment still has a name
+        if claim is not None:
+            os.close(claim)
     _remove_if_empty(held_dir(prefix))
     return dead
 
@@ -70,24 +74,24 @@ def _holds(prefix: str) -> list[tuple[str, str]]:
     return [match.groups() for match in map(_HOLD.fullmatch, entries) if match]
 
 
-def _is_root(entry: str, held: int) -> bool:
-    """True when a process has the segment open, or it has a name besides its own and the holds: a pin. Foreign files are left alone."""
+def _claim(entry: str, held: int) -> int | None:
+    """None for a root: a process has the segment open, or it has a name besides its own and the holds (a pin), or it is not ours to judge.
+
+    Else a descriptor with the exclusive lock: until it is closed, nobody else gets in.
+    """
     try:
         fd = os.open(SHM_DIR / entry, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return False
     except OSError:
-        return True
+        return None
     try:
-        stat = os.fstat(fd)
-        if stat.st_uid != os.getuid() or stat.st_nlink > 1 + held:
-            return True
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
+        found = os.fstat(fd)
+        if found.st_uid == os.getuid() and found.st_nlink <= 1 + held:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
     except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
+        pass
+    os.close(fd)
+    return None
 
 
 def _remove_if_empty(directory: Path) -> None:
