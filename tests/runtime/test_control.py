@@ -95,3 +95,20 @@ def test_whoever_waits_for_a_cpu_that_dies_is_told():
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(ShmbpfError, match="CPU 0 died during the run"):
             long.result(60)
+
+
+@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"command": "prog_run", "cpu": Infinity}', b'{"command": "prog_run", "cpu": 0, "prog": -1, "data": "AAAA"}'])
+def test_no_request_ends_the_runtime_or_a_cpu(runtime, body):
+    pids = runtime.pids
+    with connect(runtime) as peer:
+        peer.sendall(struct.pack("<II", 0x66706273, len(body)) + body)
+        peer.recv(1)
+    assert runtime.pids == pids
+
+
+def test_repeat_that_cannot_be_is_an_error_not_a_death(runtime):
+    program = runtime.load(example_object("shared_atomic")).programs["shared_atomic"]
+    pids = runtime.pids
+    with pytest.raises(ShmbpfError):
+        program.run(bytes(64), repeat=-1)
+    assert runtime.pids == pids

@@ -11,7 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import shmbpf
+from shmbpf.elf import load_object
+from shmbpf.engine.loaded import load_spec
 from shmbpf.errors import NamespaceBusyError, ShmbpfError
+from shmbpf.maps.map import Map
 from tests.support.paths import CAPTURES, ROOT, example_object
 
 ROUNDS = 60
@@ -135,3 +138,61 @@ def test_runtime_that_nobody_closes_leaves_nothing(ending, status, namespace_nam
     code = f"import shmbpf; rt = shmbpf.Runtime({namespace_name!r}, cpus=2); rt.load({str(example_object('xdp_counter'))!r}); rt.start()\n{ending}"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60)
     assert done.returncode == status, done.stderr
+
+
+def test_signal_without_a_name_is_survived(runtime):
+    runtime.start()
+    first = runtime.pids
+    os.kill(first[0], signal.SIGRTMIN + 1)
+    wait_until(lambda: len(runtime.pids) == 4 and runtime.pids != first, "a new process for CPU 0")
+
+
+def test_program_that_does_not_exist_cannot_be_attached(runtime):
+    with pytest.raises(ShmbpfError, match="no program has id 9999"):
+        runtime.device("shm0").set_program(shmbpf.uapi.Hook.XDP, 9999)
+
+
+def test_device_keeps_its_program_when_its_loader_and_a_cpu_are_gone():
+    with shmbpf.Runtime(cpus=1) as rt:
+        obj = rt.load(example_object("shared_atomic"))
+        device = rt.device("shm0")
+        device.attach(obj.programs["shared_atomic"].program)
+        obj.close()
+        pid = rt.pids[0]
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: rt.pids and rt.pids != [pid], "a new CPU 0")
+        packets = device.inject(CAPTURES / "web.pcap")
+        assert sum(report.verdicts["xdp"]["pass"] for report in rt.reports()) == packets
+
+
+def test_device_of_a_killed_runtime_is_not_taken_for_the_new_one(namespace_name):
+    command = [sys.executable, "-m", "shmbpf.runtime.host", namespace_name, "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    old = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert old.stdout.readline() == "ready\n"
+    with shmbpf.Runtime(namespace_name) as rt:
+        stale = rt.device("shm0")
+        old.kill()
+        old.communicate()
+        wait_until(lambda: not rt.namespace.has_runtime(), "the old runtime is gone")
+        obj = rt.load(example_object("shared_atomic"))
+        fresh = rt.device("shm0")
+        assert fresh is not stale
+        with obj.programs["shared_atomic"].attach(fresh):
+            assert fresh.inject(CAPTURES / "web.pcap") == sum(report.packets for report in rt.reports())
+
+
+def test_objects_that_are_only_held_stay_visible_while_others_collect(namespace):
+    namespace.fix_cpus(1)
+    with load_spec(namespace, load_object(example_object("shared_atomic"))) as loaded:
+        number = loaded.maps["atomic"].id
+        loaded.maps["atomic"].close()  # from here on, only the program holds it
+        code = f"from shmbpf.shm.namespace import Namespace\nns = Namespace({namespace.name!r})\nprint('go', flush=True)\nwhile True: ns.collect()"
+        other = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+        try:
+            other.stdout.readline()
+            for _ in range(3000):
+                Map.open(namespace, number).close()
+        finally:
+            other.kill()
+            other.communicate()
