@@ -136,6 +136,9 @@ class Runtime:
         first = self._host.stdout.readline().strip()
         if first != "ready":
             self._stop_host()
+            if self.namespace.has_runtime():
+                ControlClient(self.namespace.run_dir).close()  # somebody else was faster: theirs will do, once it listens
+                return
             raise ShmbpfError(first.removeprefix("error ") or "the runtime's supervisor did not start")
 
     def device(self, name: str = "shm0") -> Device:

@@ -81,9 +81,11 @@ class Device:
         return feed.packets
 
     def wait_drained(self, timeout: float = 30.0) -> None:
-        """Returns once no packet is queued or in work. Raises ShmbpfError when that does not happen in time."""
+        """Returns once every packet that is queued now has been processed. Raises ShmbpfError when that does not happen in time."""
+        queues = [lib.net_dev_queue(self._dev, self._segment.base, cpu) for cpu in range(self._dev.queue_cnt)]
+        heads = [queue.head for queue in queues]  # positions count bytes and never wrap; the tail passes a packet when it is finished
         deadline = time.monotonic() + timeout
-        while not lib.net_dev_drained(self._segment.base, self._dev):
+        while any(queue.tail < head for queue, head in zip(queues, heads, strict=True)):
             if time.monotonic() > deadline:
                 raise ShmbpfError(f"device {self.name}: packets are still queued after {timeout:.0f} s: are its CPUs running?")
             time.sleep(0.0005)

@@ -166,15 +166,20 @@ class ControlServer:
 
 
 class ControlClient:
-    """A connection to the runtime of a namespace. FileNotFoundError or ConnectionRefusedError when there is none."""
+    """A connection to the runtime of a namespace. One that is just starting is waited for; ShmbpfError when nobody listens after `patience` seconds."""
 
-    def __init__(self, directory: Path):
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._socket.connect(str(directory / "ctl.sock"))
-        except OSError:
-            self._socket.close()
-            raise
+    def __init__(self, directory: Path, patience: float = 5.0):
+        deadline = time.monotonic() + patience
+        while True:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                self._socket.connect(str(directory / "ctl.sock"))
+                return
+            except OSError as error:
+                self._socket.close()
+                if time.monotonic() > deadline:
+                    raise ShmbpfError(f"the runtime at {directory} does not answer: {error.strerror}") from error
+            time.sleep(0.01)
 
     def ask(self, **request) -> dict:
         """Sends a request and returns the answer. Raises what the runtime refused it with."""

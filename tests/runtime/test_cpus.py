@@ -196,3 +196,9 @@ def test_objects_that_are_only_held_stay_visible_while_others_collect(namespace)
         finally:
             other.kill()
             other.communicate()
+
+
+def test_two_members_that_start_at_once_share_one_runtime(namespace_name):
+    with shmbpf.Runtime(namespace_name, cpus=2) as one, shmbpf.Runtime(namespace_name) as other, ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda rt: rt.start(), (one, other)))
+        assert one.pids == other.pids and len(one.pids) == 2
