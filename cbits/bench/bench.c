@@ -1,8 +1,9 @@
 /*
- * bench.c - measured loops. Only the call through map_ops is in a loop, as helpers make it; each operation is a function of its own with the loop inlined, so
+ * bench.c - measured loops. Only the operation is in a loop, called as helpers call it; each operation is a function of its own with the loop inlined, so
  * no operation pays for choosing among the others.
  */
 #define _GNU_SOURCE
+#include "maps/lookup.h"
 #include "shmbpf/bench.h"
 
 #include <errno.h>
@@ -12,7 +13,7 @@ typedef int (*operation)(struct map *map, struct shm_client *me, uint32_t key, u
 
 static inline int lookup(struct map *map, struct shm_client *me, uint32_t key, uint64_t *sum)
 {
-	const uint64_t *value = map->ops->lookup(map, me, &key);
+	const uint64_t *value = map_prog_lookup(map, me, &key);
 
 	if (!value)
 		return -ENOENT;

@@ -1,13 +1,14 @@
 /*
  * map.c - the map helpers: the program side of struct map_ops, with the running CPU's client as the owner of any lock taken.
  */
+#include "maps/lookup.h"
 #include "helpers.h"
 
 uint64_t bpf_map_lookup_elem(struct vm_cpu *cpu, uint64_t map_handle, uint64_t key, uint64_t r3, uint64_t r4, uint64_t r5)
 {
 	struct map *map = host(map_handle);
 
-	return (uint64_t)(uintptr_t)map->ops->lookup(map, cpu->client, host(key));
+	return (uint64_t)(uintptr_t)map_prog_lookup(map, cpu->client, host(key));
 }
 
 uint64_t bpf_map_update_elem(struct vm_cpu *cpu, uint64_t map_handle, uint64_t key, uint64_t value, uint64_t flags, uint64_t r5)

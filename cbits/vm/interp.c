@@ -9,6 +9,7 @@
  */
 #include <string.h>
 
+#include "maps/lookup.h"
 #include "cpu/region.h"
 #include "vm/program.h"
 
@@ -274,7 +275,7 @@ L_MAP_LOOKUP: {
 		/* the map this call site had last, with a small key in the stack: no generic argument checks */
 		if (likely(reg[1] == (uint64_t)(uintptr_t)map && prog->plain_lookup[insn->off] && reg[2] - stack->base < stack->room[3] &&
 			   !cpu->spin_lock)) {
-			reg[0] = (uint64_t)(uintptr_t)map->ops->lookup(map, cpu->client, (const void *)(uintptr_t)reg[2]);
+			reg[0] = (uint64_t)(uintptr_t)map_prog_lookup(map, cpu->client, (const void *)(uintptr_t)reg[2]);
 			NEXT;
 		}
 		for (uint32_t i = 0; i < prog->map_cnt; i++)
