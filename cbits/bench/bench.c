@@ -39,18 +39,17 @@ static inline int insert_delete(struct map *map, struct shm_client *me, uint32_t
 static inline __attribute__((always_inline)) int repeat(struct map *map, struct shm_client *me, struct bench_job *job, uint32_t offset, operation op)
 {
 	uint64_t begun = shm_clock_ns(CLOCK_THREAD_CPUTIME_ID), sum = 0;
-	uint32_t number = job->start, mask = job->mask, multiplier = job->multiplier;
+	uint64_t done = 0, count = job->count;
+	uint32_t start = job->start, mask = job->mask, multiplier = job->multiplier;
+	int err = 0;
 
-	for (job->done = 0; job->done < job->count; job->done++) {
-		int err = op(map, me, (number++ * multiplier & mask) + offset, &sum);
-
-		if (__builtin_expect(err != 0, 0))
-			return err;
-	}
+	for (; done < count && !err; done++)
+		err = op(map, me, ((start + (uint32_t)done) * multiplier & mask) + offset, &sum);
 	__asm__ volatile("" : : "r"(sum));
 	job->ns = shm_clock_ns(CLOCK_THREAD_CPUTIME_ID) - begun;
-	job->start = number;
-	return 0;
+	job->done = done - (err != 0);
+	job->start = start + (uint32_t)done;
+	return err;
 }
 
 int bench_map(struct map *map, struct shm_client *me, struct bench_job *job)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Map operations in a loop inside the kernel, one program per map type and operation, for BPF_PROG_TEST_RUN. The same keys in the same order as
- * cbits/bench/bench.c makes. `idle` is the loop without an operation: its time is taken off the others'.
+ * cbits/bench/bench.c makes.
  *
  * A run does BATCH operations and notes in its context how far it is, so the runs of one BPF_PROG_TEST_RUN go on where the last one stopped. Plain loops: a
  * call of bpf_loop() goes through a retpoline where the CPU needs one, which keeps the processor from overlapping operations.
@@ -75,10 +75,6 @@ enum { BATCH = 1024, OFFSET = 0x1000000, ANY = 0, NOEXIST = 1 };
 		if (bpf_map_update_elem(&kind, &key, &value, NOEXIST) || bpf_map_delete_elem(&kind, &key)) \
 			wrong++;                                  \
 	})
-
-PROGRAM(idle, {
-	asm volatile("" : : "r"(&key), "r"(&value) : "memory");
-})
 
 MAP(hash, 1)
 MAP(array, 2)

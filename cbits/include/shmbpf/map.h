@@ -160,7 +160,8 @@ struct map {
 	uint32_t elems;               /* hash: elements in the pool, spares included */
 	uint8_t *keys;                /* hash: keys (program-readable area of off[0], or an area of its own) */
 	uint32_t key_stride;
-	uint32_t flat;                /* 1: lookup.h may index `values` by the key */
+	uint16_t flat;                /* 1: lookup.h may index `values` by the key */
+	uint16_t flat_percpu;         /* 1: the same in each CPU's block */
 	uint8_t *links;               /* type-private: element states */
 	uint8_t *buckets;             /* type-private */
 	uint8_t *lists;               /* type-private: free lists */
