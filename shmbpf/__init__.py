@@ -15,7 +15,9 @@ _HOMES = {
     "load_object": "shmbpf.elf", "MapSpec": "shmbpf.spec", "ProgramSpec": "shmbpf.spec", "ObjectSpec": "shmbpf.spec",
     "MapType": "shmbpf.uapi", "ProgType": "shmbpf.uapi", "MapFlag": "shmbpf.uapi", "XdpAction": "shmbpf.uapi", "TcAction": "shmbpf.uapi",
     "ShmbpfError": "shmbpf.errors", "MapError": "shmbpf.errors", "MapKeyError": "shmbpf.errors", "MapFullError": "shmbpf.errors",
-    "LoadError": "shmbpf.errors", "ObjectError": "shmbpf.errors",
+    "LoadError": "shmbpf.errors", "ObjectError": "shmbpf.errors", "ClosedError": "shmbpf.errors",
+    "Record": "shmbpf.events.records", "Lost": "shmbpf.events.records", "PerfRing": "shmbpf.events.perf",
+    "RingBuffer": "shmbpf.events.ringbuf", "UserRingBuffer": "shmbpf.events.ringbuf",
 }  # fmt: skip
 
 __all__ = ["__version__", *_HOMES]

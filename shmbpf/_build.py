@@ -18,7 +18,7 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parent.parent
 CBITS = Path("cbits")  # relative: setuptools wants source paths below the project
 HEADER = "shmbpf/abi.h"
-ROOMS = ("shm", "maps", "cpu", "helpers", "vm", "net", "bench")
+ROOMS = ("shm", "rings", "maps", "cpu", "helpers", "vm", "net", "bench")
 FLAGS = ["-O2", "-std=gnu11", "-fno-strict-aliasing", "-fwrapv", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"]
 
 

@@ -15,7 +15,9 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shmbpf.attach.device import Attachment, Device
@@ -23,13 +25,14 @@ from shmbpf.elf import load_object
 from shmbpf.engine.loaded import LoadedObject, load_spec
 from shmbpf.engine.local import LocalCpu, RunResult, default_cpu
 from shmbpf.engine.program import Program
-from shmbpf.errors import ShmbpfError
+from shmbpf.errors import ClosedError, ShmbpfError
 from shmbpf.maps.map import Map
 from shmbpf.maps.typed import TypedMap
 from shmbpf.runtime.control import ControlClient
-from shmbpf.runtime.remote import run_remote
+from shmbpf.runtime.remote import check_run, run_remote
 from shmbpf.runtime.report import CpuReport, read_cpu
 from shmbpf.runtime.supervisor import check_cpu_count
+from shmbpf.runtime.trace import TraceThread
 from shmbpf.shm.namespace import Namespace, collect_abandoned
 from shmbpf.spec import MapSpec
 
@@ -69,6 +72,8 @@ class RuntimeObject:
 
     def close(self) -> None:
         """Lets go of the object's maps and programs. Idempotent."""
+        for map_ in self.maps.values():
+            map_.end_streams()
         self._loaded.close()
 
 
@@ -84,11 +89,14 @@ class Runtime:
         collect_abandoned()
         self.namespace = Namespace(namespace or f"anon-{os.getpid()}-{secrets.token_hex(4)}", role="python")
         self._pid = os.getpid()
+        self._lock = threading.RLock()  #: loading, starting and closing: one thread at a time
+        self._closed = False
         self._objects: list[RuntimeObject] = []
         self._devices: dict[str, Device] = {}
         self._local: dict[int, LocalCpu] = {}
         self._host: subprocess.Popen | None = None
-        self._opened: list[Map] = []
+        self._opened: list[TypedMap] = []
+        self._trace: TraceThread | None = None
         try:
             self.cpus = self.namespace.fix_cpus(cpus or self.namespace.possible_cpus or None)
         except BaseException:
@@ -100,30 +108,40 @@ class Runtime:
 
     def load(self, path: str | os.PathLike | bytes, *, programs: Collection[str] | None = None, type: int | None = None) -> RuntimeObject:
         """Loads an object file (or its bytes). `programs` limits it to these (and their tail-call targets); `type` is for sections that do not tell it."""
-        loaded = load_spec(self.namespace, load_object(path), only=programs, program_type=type)
-        self._objects.append(RuntimeObject(self, loaded))
-        return self._objects[-1]
+        with self._open():
+            loaded = load_spec(self.namespace, load_object(path), only=programs, program_type=type)
+            self._objects.append(RuntimeObject(self, loaded))
+            return self._objects[-1]
 
     def create_map(self, spec: MapSpec) -> TypedMap:
         """A map without an object."""
-        self._opened.append(Map.create(self.namespace, spec))
-        return TypedMap(self._opened[-1])
+        with self._open():
+            self._opened.append(TypedMap(Map.create(self.namespace, spec)))
+            return self._opened[-1]
 
     # -- running --
 
     def run_program(self, program: Program, packet: bytes, *, cpu: int | None = None, ctx: bytes | None = None, repeat: int = 1) -> RunResult:
         """See RuntimeProgram.run()."""
-        number = default_cpu(self.namespace) if cpu is None else cpu
-        if not 0 <= number < self.cpus:
-            raise ShmbpfError(f"CPU {number}: this runtime has CPUs 0 to {self.cpus - 1}")
-        if not self.namespace.has_runtime():
-            if number not in self._local:
+        with self._open():
+            number = default_cpu(self.namespace) if cpu is None else cpu
+            check_run(self.namespace, number, repeat)
+            is_remote = self.namespace.has_runtime()
+            if is_remote:
+                self._log_trace()
+            if not is_remote and number not in self._local:
                 self._local[number] = LocalCpu(self.namespace.name, number)
-            return self._local[number].run(program.id, packet, ctx=ctx, repeat=repeat)
+            local = None if is_remote else self._local[number]
+        if local is not None:
+            return local.run(program.id, packet, ctx=ctx, repeat=repeat)
         return run_remote(self.namespace, program.id, packet, cpu=number, ctx=ctx, repeat=repeat)
 
     def start(self) -> None:
         """Starts the CPU processes now, if the namespace has no runtime yet."""
+        with self._open():
+            self._start()
+
+    def _start(self) -> None:
         if self.namespace.has_runtime():
             return
         self._release_local()
@@ -140,28 +158,49 @@ class Runtime:
                 ControlClient(self.namespace.run_dir).close()  # somebody else was faster: theirs will do, once it listens
                 return
             raise ShmbpfError(first.removeprefix("error ") or "the runtime's supervisor did not start")
+        self._log_trace()
+
+    def _log_trace(self) -> None:
+        """From now on lines of trace_printk of the namespace's running CPUs go to the logger `shmbpf.trace`."""
+        if self._trace is not None and not self._trace.is_alive:
+            self._trace.close()
+            self._trace = None
+        if self._trace is None:
+            with suppress(OSError):  # the runtime ends this very moment
+                self._trace = TraceThread(self.namespace.run_dir)
 
     def device(self, name: str = "shm0") -> Device:
         """A device of the running CPUs (which are started if need be)."""
-        self.start()
-        if name not in self._devices:
-            self._devices[name] = Device(self.namespace, name)
-        return self._devices[name]
+        with self._open():
+            self._start()
+            if name not in self._devices:
+                self._devices[name] = Device(self.namespace, name)
+            return self._devices[name]
 
     @property
     def pids(self) -> list[int]:
         """PIDs of the CPU processes, CPU 0 first; empty when none run."""
-        if not self.namespace.has_runtime():
+        with self._open():
+            is_up = self.namespace.has_runtime()
+        if not is_up:
             return []
         with ControlClient(self.namespace.run_dir) as client:
             return client.ask(command="info")["pids"]
 
     def reports(self) -> list[CpuReport]:
         """Counters of every CPU of the running runtime."""
-        with self.namespace.open_segment("run", self.namespace.ctl.run_id) as segment:
+        with self._open(), self.namespace.open_segment("run", self.namespace.ctl.run_id) as segment:
             return [read_cpu(segment.base, cpu) for cpu in range(self.cpus)]
 
     # -- the end --
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """The runtime stays open meanwhile. Raises ClosedError when it is not."""
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the runtime is closed: make a new one (shmbpf.Runtime)")
+            yield
 
     def _release_local(self) -> None:
         for cpu in self._local.values():
@@ -182,15 +221,27 @@ class Runtime:
         self._host = None
 
     def close(self) -> None:
-        """Stops the CPUs it started, closes every object, and leaves the namespace. Idempotent."""
+        """Stops the CPUs it started, closes every object, and leaves the namespace. Idempotent.
+
+        What is used afterwards, in whichever thread, raises ClosedError.
+        """
         atexit.unregister(self.close)
         if os.getpid() != self._pid:
             return  # a forked child: all of this is its parent's
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._shut_down()
+
+    def _shut_down(self) -> None:
         for device in self._devices.values():
             device.close()
         self._devices.clear()
         self._release_local()
+        is_ours = self._host is not None
         self._stop_host()
+        if self._trace is not None:
+            self._trace.join() if is_ours else self._trace.close()
         for obj in self._objects:
             obj.close()
         for map_ in self._opened:

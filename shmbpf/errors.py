@@ -26,6 +26,10 @@ class SegmentError(ShmbpfError):
     """A shared-memory object that is missing, foreign, of another build, or damaged."""
 
 
+class ClosedError(ShmbpfError):
+    """Something was used after it, or the runtime or namespace it belongs to, was closed."""
+
+
 class SpaceError(SegmentError):
     """/dev/shm has no room: the message has the bytes needed and free."""
 
@@ -44,6 +48,16 @@ class ProgramFault(ShmbpfError):
 
 class MapError(ShmbpfError, OSError):
     """A map operation that Linux would refuse; `errno` is the positive number bpf(2) gives."""
+
+    def __init__(self, number: int, text: str):
+        OSError.__init__(self, number, text)
+
+    def __str__(self) -> str:
+        return self.strerror or errno_name(self.errno)
+
+
+class PinError(ShmbpfError, OSError):
+    """The pin tree refuses; `errno` is the positive number that bpffs gives."""
 
     def __init__(self, number: int, text: str):
         OSError.__init__(self, number, text)

@@ -8,9 +8,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON_ORDER = [
-    {"_abi", "_abi_points", "_ffi", "errors", "uapi", "_build", "_build_points"}, {"asm", "shm"}, {"spec"}, {"elf"}, {"verifier", "maps"}, {"engine"}, {"runtime"}, {"attach"}, {"api"}, {"testing"}, {"bench"}, {"cli"}, {"__main__"},
+    {"_abi", "_abi_points", "_ffi", "errors", "uapi", "_build", "_build_points"}, {"asm", "shm"}, {"spec"}, {"elf"}, {"verifier", "maps"}, {"events"}, {"engine"}, {"runtime"}, {"attach"}, {"api"}, {"testing"}, {"bench"}, {"cli"}, {"__main__"},
 ]  # fmt: skip
-C_ORDER = ["shm", "maps", "cpu", "helpers", "vm", "net", "bench"]
+C_ORDER = ["shm", "rings", "maps", "cpu", "helpers", "vm", "net", "bench"]
 PYTHON_RANK = {room: rank for rank, rooms in enumerate(PYTHON_ORDER) for room in rooms}
 #: spec names Btf in annotations only
 ALLOWED = {("spec", "elf")}

@@ -54,6 +54,8 @@ static inline __attribute__((always_inline)) int repeat(struct map *map, struct 
 
 int bench_map(struct map *map, struct shm_client *me, struct bench_job *job)
 {
+	if (job->op >= BENCH_PERF_OUTPUT)
+		return bench_events(map, me, job);
 	if (map->key_size != 4 || map->value_size < 8)
 		return -EINVAL;
 	if (job->op == BENCH_LOOKUP)

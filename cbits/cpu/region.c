@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "cpu/region.h"
+#include "cpu/span.h"
 
 enum { LOGS = 4 };
 
@@ -104,7 +105,7 @@ static const struct vm_region *reach_rarely(struct vm_cpu *cpu, uint64_t addr, u
 {
 	static const struct vm_region elsewhere = { .kind = VM_REGION_MAP };
 
-	if (spans_scratch(cpu, addr, size))
+	if (spans_scratch(cpu, addr, size) || vm_span_reaches(cpu, addr, size, write))
 		return &elsewhere;
 	for (uint32_t i = 0; i < cpu->map_region_cnt; i++) {
 		const struct vm_region *region = &cpu->region[cpu->map_regions[i]];

@@ -128,6 +128,7 @@ static int fill_handle(struct map *map, uint8_t *base, const struct map_attr *at
 	map->ncpu = attr->ncpu;
 	map->spin_lock_off = attr->spin_lock_off;
 	map->fd = -1;
+	map->wake_fd = -1;
 	map->seed = map->ctl->seed;
 	return map->ops->open(map);
 }
@@ -170,6 +171,7 @@ int map_format(uint8_t *base, const struct map_attr *attr, uint32_t id, const vo
 	map.ctl->head.ncpu = attr->ncpu;
 	memcpy(map.ctl->head.name, kept.name, SHM_NAME_BYTES);
 	shm_publish(&map.ctl->head);
+	map_detach(&map);
 	return 0;
 }
 
@@ -193,6 +195,13 @@ int map_attach(struct map *map, uint8_t *base, uint64_t bytes)
 			return -EINVAL;
 	}
 	return fill_handle(map, base, &attr, head.id);
+}
+
+void map_detach(struct map *map)
+{
+	if (map->ops && map->ops->close)
+		map->ops->close(map);
+	map->ops = NULL;
 }
 
 uint64_t map_value_bytes(const struct map *map)

@@ -62,20 +62,31 @@ static int check_store(const struct map *map, uint32_t index, uint32_t id, uint6
 	return id ? 0 : -EINVAL;
 }
 
-int prog_array_store(struct map *map, uint32_t index, uint32_t prog_id, uint32_t prog_type, uint32_t attach_type, uint64_t flags)
+/* Linux v6.12 kernel/bpf/core.c, __bpf_prog_map_compatible(): the first program that uses the array, or is put into it, decides which ones fit. */
+int prog_array_own(struct map *map, uint32_t prog_type, uint32_t attach_type)
 {
 	uint64_t *owner = (uint64_t *)&map->ctl->owner_prog_type;
 	uint64_t mine = (uint64_t)attach_type << 32 | (prog_type + 1), none = 0;
-	int err = map->type == BPF_MAP_TYPE_PROG_ARRAY ? check_store(map, index, prog_id, flags) : -EINVAL;
 
 	_Static_assert(offsetof(struct shm_map, owner_prog_type) % 8 == 0, "owner type and attach type are set as one word");
+	if (map->type != BPF_MAP_TYPE_PROG_ARRAY)
+		return -EINVAL;
+	if (!__atomic_compare_exchange_n(owner, &none, mine, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE) && none != mine)
+		return -EINVAL;
+	return 0;
+}
+
+int prog_array_store(struct map *map, uint32_t index, uint32_t prog_id, uint32_t prog_type, uint32_t attach_type, uint64_t flags)
+{
+	int err = map->type == BPF_MAP_TYPE_PROG_ARRAY ? check_store(map, index, prog_id, flags) : -EINVAL;
+
 	if (err)
 		return err;
 	if (shm_load(&map->ctl->frozen))
 		return -EPERM;
-	/* Linux v6.12 kernel/bpf/core.c, __bpf_prog_map_compatible() */
-	if (!__atomic_compare_exchange_n(owner, &none, mine, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE) && none != mine)
-		return -EINVAL;
+	err = prog_array_own(map, prog_type, attach_type);
+	if (err)
+		return err;
 	replace_slot(map, index, prog_id);
 	return 0;
 }

@@ -2,7 +2,7 @@
  * device.c - the two segments of the packet path: a device's receive queues, and a runtime's statistics with its fault log.
  *
  *   device   [ring bytes of CPU 0 .. n-1][struct net_queue of CPU 0 .. n-1, page-padded][struct shm_dev, one page]
- *   run      [struct run_cpu of CPU 0 .. n-1, page-padded][struct vm_fault log, page-padded][struct shm_run, one page]
+ *   run      [struct run_cpu of CPU 0 .. n-1, page-padded][struct run_faults of CPU 0 .. n-1, page-padded][struct shm_run, one page]
  *
  * All offsets follow from the number of CPUs, and the file size must agree with it; nothing else of a segment is believed.
  */
@@ -137,7 +137,7 @@ void net_dev_attach(uint8_t *dev_base, struct shm_dev *dev, uint32_t hook, uint3
 
 /* ---- run segment ---- */
 
-static uint64_t log_off(uint32_t cpus)
+static uint64_t faults_off(uint32_t cpus)
 {
 	return pages(cpus * sizeof(struct run_cpu));
 }
@@ -146,7 +146,7 @@ uint64_t net_run_bytes(uint32_t cpus)
 {
 	if (!cpus_valid(cpus))
 		return 0;
-	return log_off(cpus) + pages(NET_FAULT_LOG * sizeof(struct vm_fault)) + SHM_PAGE;
+	return faults_off(cpus) + pages(cpus * sizeof(struct run_faults)) + SHM_PAGE;
 }
 
 int net_run_format(uint8_t *base, uint64_t bytes, uint32_t id, uint32_t cpus, uint32_t pid)
@@ -178,11 +178,46 @@ struct run_cpu *net_run_cpu(uint8_t *base, uint32_t cpu)
 	return (struct run_cpu *)base + cpu;
 }
 
-struct vm_fault *net_run_fault(uint8_t *base, uint64_t bytes, uint32_t index)
+struct run_faults *net_run_faults(uint8_t *base, uint64_t bytes, uint32_t cpu)
 {
-	uint64_t log_bytes = pages(NET_FAULT_LOG * sizeof(struct vm_fault));
+	struct shm_head head;
 
-	if (bytes < log_bytes + SHM_PAGE)
+	/* one private copy of the head: the CPU count that agrees with the file's size is the one that is used */
+	if (shm_check_head(base, bytes, SHM_KIND_RUN, &head) || bytes != net_run_bytes(head.ncpu) || cpu >= head.ncpu)
 		return NULL;
-	return (struct vm_fault *)(base + bytes - SHM_PAGE - log_bytes) + index % NET_FAULT_LOG;
+	return (struct run_faults *)(base + faults_off(head.ncpu)) + cpu;
+}
+
+uint32_t net_run_fault_kinds(const struct run_faults *faults)
+{
+	return __atomic_load_n(&faults->kind_cnt, __ATOMIC_ACQUIRE);
+}
+
+static int same_kind(const struct vm_fault *a, const struct vm_fault *b)
+{
+	return a->prog_id == b->prog_id && a->insn == b->insn && a->code == b->code;
+}
+
+static void count_one(uint64_t *counter)
+{
+	__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
+}
+
+void net_run_note_fault(struct run_faults *faults, const struct vm_fault *fault)
+{
+	uint32_t cnt = __atomic_load_n(&faults->kind_cnt, __ATOMIC_RELAXED), i;
+
+	for (i = 0; i < cnt && i < NET_FAULT_KINDS; i++)
+		if (same_kind(&faults->kind[i].first, fault)) {
+			count_one(&faults->kind[i].count);
+			return;
+		}
+	if (cnt >= NET_FAULT_KINDS) {
+		count_one(&faults->others);
+		return;
+	}
+	faults->kind[cnt].first = *fault;
+	faults->kind[cnt].first.detail[sizeof(fault->detail) - 1] = '\0';
+	__atomic_store_n(&faults->kind[cnt].count, 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&faults->kind_cnt, cnt + 1, __ATOMIC_RELEASE);
 }

@@ -42,8 +42,22 @@ static void count_output(struct net_worker *worker, int err)
 	worker->out_lost = lost;
 }
 
+/* The CPU counts its events itself, requests to run a program included; statistics follow. */
+static void count_events(struct net_worker *worker)
+{
+	const struct vm_cpu *cpu = worker->cpu;
+
+	if (cpu->events_sent != worker->events_sent)
+		queue_count(&worker->stats->events_sent, cpu->events_sent - worker->events_sent);
+	if (cpu->events_lost != worker->events_lost)
+		queue_count(&worker->stats->events_lost, cpu->events_lost - worker->events_lost);
+	worker->events_sent = cpu->events_sent;
+	worker->events_lost = cpu->events_lost;
+}
+
 void held_flush(struct net_worker *worker)
 {
+	count_events(worker);
 	if (worker->out)
 		count_output(worker, net_out_flush(worker->out));
 }
@@ -173,11 +187,7 @@ static int prepare(struct net_worker *worker, const struct held_packet *held, ui
 
 static void log_fault(struct net_worker *worker)
 {
-	uint32_t index = __atomic_fetch_add(&worker->run->fault_cnt, 1, __ATOMIC_RELAXED);
-	struct vm_fault *slot = net_run_fault(worker->run_base, worker->run_bytes, index);
-
-	if (slot)
-		*slot = worker->cpu->fault;
+	net_run_note_fault(worker->faults, &worker->cpu->fault);
 	queue_count(&worker->stats->faults, 1);
 }
 
@@ -248,6 +258,7 @@ void held_run(struct net_worker *worker, const struct held_packet *held)
 	}
 	queue_count(&worker->stats->packets, 1);
 	queue_count(&worker->stats->bytes, held->len);
+	count_events(worker);
 	if (worker->out)
 		write_held(worker, held, &state);
 }

@@ -16,7 +16,7 @@ struct held_packet {
 
 /* Takes the packet through the attached programs to its end: verdicts, faults, statistics, output. */
 void held_run(struct net_worker *worker, const struct held_packet *held);
-/* Writes out what is buffered, counting what could not be written. */
+/* Brings the statistics up to date and writes out what is buffered, counting what could not be written. */
 void held_flush(struct net_worker *worker);
 /* vm_cpu.emit: a copy made by clone_redirect. */
 void held_emit(struct vm_cpu *cpu, uint32_t ifindex, uint32_t flags, const uint8_t *data, uint32_t len);

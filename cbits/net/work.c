@@ -307,7 +307,8 @@ int net_worker_init(struct net_worker *worker, struct vm_cpu *cpu, uint8_t *dev_
 		return -EINVAL;
 	worker->queue = net_dev_queue(worker->dev, dev_base, cpu->cpu);
 	worker->data = net_dev_data(worker->dev, dev_base, cpu->cpu);
-	if (!worker->queue || run_bytes < net_run_bytes(cpu->cpu + 1))
+	worker->faults = net_run_faults(run_base, run_bytes, cpu->cpu);
+	if (!worker->queue || !worker->faults || run_bytes < net_run_bytes(cpu->cpu + 1))
 		return -EINVAL;
 	worker->cpu = cpu;
 	worker->dev_base = dev_base;
@@ -318,7 +319,10 @@ int net_worker_init(struct net_worker *worker, struct vm_cpu *cpu, uint8_t *dev_
 	worker->attach_gen = worker->dev->attach_gen - 1;   /* anything else than now: look at once */
 	worker->ctl_seen = __atomic_load_n(&worker->stats->ctl_word, __ATOMIC_ACQUIRE);
 	worker->clock_ns = clock_cost();
-	worker->trace_fd = -1;
+	worker->trace.fd = -1;
+	worker->trace.pid = (uint32_t)getpid();
+	worker->events_sent = cpu->events_sent;
+	worker->events_lost = cpu->events_lost;
 	cpu->emit = held_emit;
 	cpu->trace = held_trace;
 	cpu->hook_data = worker;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cpu/region.h"
+#include "cpu/span.h"
 #include "vm/program.h"
 
 struct call {
@@ -58,6 +59,8 @@ static int map_suits(const struct vm_helper *helper, const struct map *map)
 	switch (helper->id) {
 	case VM_HELPER_TAIL_CALL:
 		return (caps & MAP_CAP_HOLDS_PROGS) != 0;
+	case VM_HELPER_PERF_OUTPUT:
+		return (caps & MAP_CAP_HOLDS_RINGS) != 0;
 	case VM_HELPER_PERCPU_ELEM:
 		return caps & MAP_CAP_PERCPU && map->ops->lookup_cpu;
 	case VM_HELPER_MAP_LOOKUP:
@@ -66,6 +69,13 @@ static int map_suits(const struct vm_helper *helper, const struct map *map)
 		return caps & MAP_CAP_VALUE_PTR && map->ops->update;
 	case VM_HELPER_MAP_DELETE:
 		return caps & MAP_CAP_VALUE_PTR && map->ops->remove;
+	case VM_HELPER_RINGBUF_OUTPUT:
+	case VM_HELPER_RINGBUF_RESERVE:
+	case VM_HELPER_RINGBUF_QUERY:
+	case VM_HELPER_RINGBUF_RESERVE_DYNPTR:
+		return (caps & MAP_CAP_RINGBUF) != 0;
+	case VM_HELPER_USER_RINGBUF_DRAIN:
+		return (caps & MAP_CAP_USER_RINGBUF) != 0;
 	}
 	return (caps & MAP_CAP_VALUE_PTR) != 0;
 }
@@ -89,6 +99,9 @@ static int arg_map(struct call *call, uint32_t arg)
 	if (!map_permits(call->helper, call->map))
 		return vm_fault_set(call->cpu, VM_FAULT_HELPER, "bpf_%s: map id %u was created with BPF_F_%s_PROG", call->helper->name, call->map->id,
 				    call->map->flags & BPF_F_RDONLY_PROG ? "RDONLY" : "WRONLY");
+	/* Linux v6.12 kernel/bpf/verifier.c, check_helper_call(): the program called to cannot give back what this one holds */
+	if (call->helper->id == VM_HELPER_TAIL_CALL && call->cpu->span_used)
+		return vm_fault_set(call->cpu, VM_FAULT_HELPER, "tail_call would lead to reference leak: submit or discard the reserved ring buffer record first");
 	return 0;
 }
 
@@ -190,6 +203,33 @@ static int arg_long_write(struct call *call, uint32_t arg)
 						 : check_memory(call, arg, sizeof(uint64_t), WRITE, "a long");
 }
 
+static int arg_record(struct call *call, uint32_t arg)
+{
+	return vm_span_record(call->cpu, call->reg[arg]) ? 0 : bad(call, arg, "the start of a reserved ring buffer record");
+}
+
+static int arg_dynptr_new(struct call *call, uint32_t arg)
+{
+	const struct vm_region *stack = &call->cpu->region[VM_REGION_STACK];
+	uint64_t off = call->reg[arg] - stack->base;
+
+	if (off % 8 || off >= stack->bytes || stack->bytes - off < VM_DYNPTR_BYTES)
+		return bad(call, arg, "16 bytes of stack at a multiple of 8, for a dynptr");
+	if (vm_dynptr_holds_record(call->cpu, call->reg[arg]))
+		return bad(call, arg, "other memory: cannot overwrite the dynptr of a reserved record");
+	return 0;
+}
+
+static int arg_dynptr(struct call *call, uint32_t arg)
+{
+	return vm_dynptr_at(call->cpu, call->reg[arg]) ? 0 : bad(call, arg, "an initialised dynptr");
+}
+
+static int arg_dynptr_record(struct call *call, uint32_t arg)
+{
+	return vm_dynptr_holds_record(call->cpu, call->reg[arg]) ? 0 : bad(call, arg, "the dynptr of a reserved ring buffer record");
+}
+
 typedef int (*check_fn)(struct call *call, uint32_t arg);
 
 static const check_fn checks[] = {
@@ -210,6 +250,10 @@ static const check_fn checks[] = {
 	[ARG_CONST_STR] = arg_const_str,
 	[ARG_LONG_WRITE] = arg_long_write,
 	[ARG_MEM_WRITE_OR_NULL] = arg_mem_write_or_null,
+	[ARG_RECORD] = arg_record,
+	[ARG_DYNPTR_NEW] = arg_dynptr_new,
+	[ARG_DYNPTR] = arg_dynptr,
+	[ARG_DYNPTR_RECORD] = arg_dynptr_record,
 };
 
 int vm_check_args(struct vm_cpu *cpu, const struct vm_prog *prog, const struct vm_helper *helper, const uint64_t *reg)

@@ -340,6 +340,8 @@ L_EXIT:
 	if (depth == base) {
 		if (unlikely(cpu->spin_lock && depth == 0))
 			goto locked_exit;
+		if (unlikely(cpu->span_used && depth == 0))
+			goto leaking_exit;
 		cpu->budget = (uint64_t)budget;
 		*ret = reg[0];
 		return 0;
@@ -394,6 +396,9 @@ locked_call:
 	goto stopped;
 locked_exit:
 	code = vm_fault_set(cpu, VM_FAULT_LOCK, "exit while holding a bpf_spin_lock: bpf_spin_unlock is missing");
+	goto stopped;
+leaking_exit:
+	code = vm_fault_set(cpu, VM_FAULT_HELPER, "Unreleased reference: exit with %u ring buffer record(s) neither submitted nor discarded", cpu->span_used);
 stopped:
 	vm_fault_locate(cpu, prog, (uint32_t)(insn - prog->code));
 	cpu->budget = budget > 0 ? (uint64_t)budget : 0;

@@ -57,6 +57,7 @@ static void close_segment(uint8_t *base, uint64_t bytes, int fd)
 
 static void close_map(struct map *map)
 {
+	map_detach(map);
 	close_segment(map->base, map->bytes, map->fd);
 	free(map);
 }

@@ -2,6 +2,7 @@
  * run.c - one run of a program: everything that is per run set up, and after a fault everything given back.
  */
 #include "cpu/region.h"
+#include "cpu/span.h"
 #include "vm/program.h"
 
 static void start_run(struct vm_cpu *cpu, uint32_t hook)
@@ -40,6 +41,7 @@ static int finish_run(struct vm_cpu *cpu, int code, uint64_t *ret)
 		shm_unlock(cpu->client, cpu->spin_lock);
 		cpu->spin_lock = NULL;
 	}
+	vm_span_drop_all(cpu);
 	vm_stack_frame(cpu, 0);
 	cpu->faults++;
 	*ret = vm_abort_verdict(cpu->hook);

@@ -3,7 +3,7 @@
  *
  * Limits, the order of checks and every errno are Linux's (v6.18 net/bpf/test_run.c): bpf_prog_test_run_skb(), bpf_prog_test_run_xdp(),
  * convert___skb_to_skb(), bpf_test_finish(), bpf_ctx_init(), bpf_ctx_finish(). There the packet lives in one page with headroom before it and room for struct
- * skb_shared_info behind it; an XDP packet beyond that is spread over fragments, here it stays linear.
+ * skb_shared_info behind it; an XDP packet beyond that is spread over at most MAX_FRAGS pages of fragments, here it stays linear.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -19,6 +19,8 @@ enum {
 	SKB_HEADROOM = 64,            /* NET_SKB_PAD + NET_IP_ALIGN */
 	MAX_SKB_BYTES = PAGE_BYTES - SKB_HEADROOM - SHARED_INFO_BYTES,
 	MAX_XDP_META = 216,
+	MAX_XDP_LINEAR = PAGE_BYTES - VM_HEADROOM - SHARED_INFO_BYTES,
+	MAX_FRAGS = 17,               /* MAX_SKB_FRAGS */
 	GSO_MAX_SEGS = 65535,
 	GSO_LEGACY_MAX_BYTES = 65536,
 	LOOPBACK_IFINDEX = 1,
@@ -216,21 +218,25 @@ static int run_xdp(struct vm_cpu *cpu, struct vm_prog *prog, struct vm_test_run 
 {
 	struct vm_packet *packet = &cpu->packet;
 	struct xdp_md given;
-	uint32_t linear = run->data_in_bytes, rest;
+	uint32_t linear = run->data_in_bytes, in_page, rest;
 	int has_context = read_context(run, &given, sizeof(given)), err;
 
 	if (has_context < 0)
 		return has_context;
-	if (run->data_in_bytes < MAC_BYTES || run->data_in_bytes > VM_PACKET_MAX)
+	if (run->data_in_bytes < MAC_BYTES)
 		return -EINVAL;
 	err = has_context ? check_xdp(run, &given) : 0;
 	if (err)
 		return err;
 	if (has_context)
 		linear = given.data_end;
-	err = vm_packet_load(cpu, VM_HOOK_XDP, run->data_in, linear, 1);
+	err = vm_packet_load(cpu, VM_HOOK_XDP, run->data_in, linear < VM_PACKET_MAX ? linear : VM_PACKET_MAX, 1);
 	if (!err && has_context)
 		err = apply_xdp(cpu, &given);
+	/* Linux v6.18 net/bpf/test_run.c, bpf_prog_test_run_xdp(): what does not fit into the first page goes into fragments, after the context was looked at */
+	in_page = linear < MAX_XDP_LINEAR ? linear : MAX_XDP_LINEAR;
+	if (!err && run->data_in_bytes - in_page > MAX_FRAGS * PAGE_BYTES)
+		err = -ENOMEM;
 	if (!err)
 		err = repeat_runs(cpu, prog, run, &cpu->xdp);
 	if (err)
@@ -247,5 +253,8 @@ int vm_test_run(struct vm_cpu *cpu, struct vm_prog *prog, struct vm_test_run *ru
 {
 	if (prog->hook == VM_HOOK_NONE)
 		return -EOPNOTSUPP;
+	/* Linux v6.18 kernel/bpf/syscall.c, bpf_prog_test_run(): a context has a size and a size has a context */
+	if (!run->ctx_in != !run->ctx_in_bytes || !run->ctx_out != !run->ctx_out_bytes)
+		return -EINVAL;
 	return prog->hook == VM_HOOK_XDP ? run_xdp(cpu, prog, run) : run_skb(cpu, prog, run);
 }

@@ -2,12 +2,13 @@
 # Runs an object in iproute2's classic layout. Options are handed to `shmbpf run`, as in ./run.sh --cpus 2
 set -e
 cd "$(dirname "$0")"
-SHMBPF=${SHMBPF:-shmbpf}
+# In PATH, or where `make demo` puts it.
+SHMBPF=${SHMBPF:-$(command -v shmbpf || echo ../../.venv/bin/shmbpf)}
 # A namespace of its own; the pins that keep the maps after the run go when this script ends.
 export SHMBPF_NS="example-legacy_tc-$$"
 trap 'exit 130' INT
 trap 'exit 143' TERM
-trap 'rm -rf "/dev/shm/shmbpf.$(id -u).$SHMBPF_NS.fs"; $SHMBPF ns gc >/dev/null' EXIT
+trap 'rm -rf "/dev/shm/shmbpf.$(id -u).$SHMBPF_NS.fs"; $SHMBPF --ns "$SHMBPF_NS" -q ns gc >/dev/null' EXIT
 
 $SHMBPF run prog.o --cpus 4 --pcap ../captures/web.pcap --pin-maps example "$@"
 

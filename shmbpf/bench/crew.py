@@ -67,9 +67,17 @@ class Crew:
     def run(self, map_: Map, op: int, mask: int, count: int, members: Sequence[int] = (0,), *, multiplier: int = lib.BENCH_KEY_MULTIPLIER) -> float:
         """ns of CPU time per operation; of several members running at once, the slowest's. Raises ShmbpfError when an operation fails."""
         for member in members:
-            child = self._children[member]
-            os.write(child.jobs, _JOB.pack(map_.id, op, mask, _KEY_OFFSET * (member + 1), child.start, multiplier, count))
-        return max(self._result(self._children[member], map_) for member in members)
+            self.start(map_, op, mask, count, member, multiplier=multiplier)
+        return max(self.result(map_, member) for member in members)
+
+    def start(self, map_: Map, op: int, mask: int, count: int, member: int = 0, *, multiplier: int = lib.BENCH_KEY_MULTIPLIER) -> None:
+        """Gives a member something to do; its result() must be fetched before the next."""
+        child = self._children[member]
+        os.write(child.jobs, _JOB.pack(map_.id, op, mask, _KEY_OFFSET * (member + 1), child.start, multiplier, count))
+
+    def result(self, map_: Map, member: int = 0) -> float:
+        """ns of CPU time per operation of what a member was given."""
+        return self._result(self._children[member], map_)
 
     def _result(self, child: _Child, map_: Map) -> float:
         answer = os.read(child.results, _RESULT.size)

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from shmbpf.bench.events import measure_events
 from shmbpf.bench.figures import FULL, QUICK, Figure, Session
 from shmbpf.bench.loops import measure_loops
 from shmbpf.bench.maps import measure_maps
@@ -19,6 +20,7 @@ GROUPS = {
     "compute": ("Compute loops: interpreter, beside the kernel's JIT", measure_loops),
     "maps": ("Map operations from C, u32 -> u64", measure_maps),
     "packets": ("Packet path of one CPU", measure_packets),
+    "events": ("Events of 64 bytes, and their consumers", measure_events),
     "start": ("Start-up", measure_start),
 }
 NO_KERNEL = "the kernel's figures need bpf(2): run as root, or with CAP_BPF and CAP_NET_ADMIN"

@@ -1,7 +1,7 @@
 """The command line. This file is all that `shmbpf --help` loads: command modules are imported when they are called.
 
-Errors end here and nowhere else: a ShmbpfError is one line on stderr (and `{"error": ...}` on stdout with -j) and exit 1, wrong usage exit 2, an
-interrupt 130, SIGTERM 143. There is a traceback only with --debug.
+Errors end here and nowhere else: a ShmbpfError is one line on stderr (with -j only `{"error": ...}` on stdout, as with bpftool) and exit 1, wrong usage exit 2, an
+interrupt 130, SIGTERM 143, SIGHUP 129, SIGQUIT 131. There is a traceback only with --debug.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 import click
@@ -35,13 +36,14 @@ Examples:
   shmbpf map show                                 the maps of the namespace
   shmbpf map dump name flows                      everything in one
   shmbpf map get flows 10.0.0.1                   one value, for a script
+  shmbpf events                                   what programs send, as it comes
   shmbpf -j prog show | jq '.[].name'             the same documents as bpftool's
   shmbpf --ns lab ns show                         another namespace
 
 Words may be shortened: `shmbpf m s` is `shmbpf map show`.
 """,
 )
-@click.option("--ns", "ns", metavar="NAME", envvar="SHMBPF_NS", default="default", show_default=True, help="Namespace to work in (or $SHMBPF_NS).")
+@click.option("--ns", "ns", metavar="NAME", help="Namespace to work in (or $SHMBPF_NS).  [default: default]")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-p", "--pretty", is_flag=True, help="Print indented JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no notes.")
@@ -49,9 +51,11 @@ Words may be shortened: `shmbpf m s` is `shmbpf map show`.
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 @click.option("-V", "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Print the version.")
 @click.pass_context
-def cli(context: click.Context, ns: str, as_json: bool, pretty: bool, quiet: bool, verbose: bool, debug: bool) -> None:
+def cli(context: click.Context, ns: str | None, as_json: bool, pretty: bool, quiet: bool, verbose: bool, debug: bool) -> None:
     """Linux eBPF as ordinary processes: unmodified objects, maps in shared memory, one process per CPU."""
-    context.obj = Settings(ns=ns or "default", json=as_json or pretty, pretty=pretty, quiet=quiet, verbose=verbose, debug=debug)
+    if ns == "":
+        raise click.ClickException("namespace '': expected 1 to 64 letters, digits, '_' or '-' (without --ns it is $SHMBPF_NS, or 'default')")
+    context.obj = Settings(ns=ns or os.environ.get("SHMBPF_NS") or "default", ns_given=ns is not None, json=as_json or pretty, pretty=pretty, quiet=quiet, verbose=verbose, debug=debug)
 
 
 # The order decides which command a prefix means.
@@ -59,6 +63,7 @@ cli.announce("run", "shmbpf.cli.run:run", "Run an object over packets, on N CPUs
 cli.announce("inject", "shmbpf.cli.inject:inject", "Feed packets into a running instance.")
 cli.announce("map", "shmbpf.cli.map:map_group", "Show and change maps.")
 cli.announce("prog", "shmbpf.cli.prog:prog_group", "Show, load and test programs.")
+cli.announce("events", "shmbpf.cli.events:events", "Follow what programs send: perf event arrays and ring buffers.")
 cli.announce("ns", "shmbpf.cli.ns:ns_group", "Show, check and clean namespaces.")
 cli.announce("feature", "shmbpf.cli.feature:feature", "List the program types, map types and helpers that exist here.")
 cli.announce("bench", "shmbpf.cli.bench:bench", "Measure this machine.")
@@ -81,11 +86,18 @@ def hoist_options(words: list[str]) -> list[str]:
     return front + rest + words[end:]
 
 
+def take_signals(handler: Callable[[int, object], object], numbers: Iterable[int]) -> None:
+    """Has `handler` called for these signals: whatever ends a command, it clears up first. What is ignored (nohup) stays ignored."""
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs a command line and exits with its code."""
     words = hoist_options(list(sys.argv[1:] if arguments is None else arguments))
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        take_signals(lambda number, _frame: sys.exit(128 + number), (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT))
     try:
         code = _invoke(words)
         sys.stdout.flush()
@@ -118,15 +130,15 @@ def report(error: Exception, words: list[str]) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return 2
-    if isinstance(error, click.UsageError):
-        error.show()
-    else:
-        click.echo(f"Error: {_line_of(error)}", err=True)
     if _wants_json(words):
         from shmbpf.cli.render import to_json
 
         text = error.format_message() if isinstance(error, click.ClickException) else _line_of(error)
         click.echo(to_json({"error": text}, any(word in ("-p", "--pretty") for word in words)))
+    elif isinstance(error, click.UsageError):
+        error.show()
+    else:
+        click.echo(f"Error: {_line_of(error)}", err=True)
     return getattr(error, "exit_code", 1) if isinstance(error, click.ClickException) else 1
 
 

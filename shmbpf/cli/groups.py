@@ -14,6 +14,7 @@ class Settings:
     """The global options; `context.obj` of every command."""
 
     ns: str = "default"
+    ns_given: bool = False  #: with --ns, not by the environment or by default
     json: bool = False
     pretty: bool = False
     quiet: bool = False

@@ -8,10 +8,11 @@ import click
 
 from shmbpf._ffi import lib
 from shmbpf.cli import map_dump, map_typed
+from shmbpf.cli.event_pipe import event_pipe
 from shmbpf.cli.groups import PrefixGroup, Settings, WordCommand, words_argument
 from shmbpf.cli.map_dump import dump_text
 from shmbpf.cli.render import emit, emit_done, hex_columns, hex_list, to_json
-from shmbpf.cli.selector import MAP_SYNTAX, open_namespace, opened_map, take_maps, take_program
+from shmbpf.cli.selector import MAP_SYNTAX, open_namespace, opened_map, say_no_namespace, take_maps, take_program
 from shmbpf.cli.words import Words
 from shmbpf.errors import MapKeyError, ShmbpfError
 from shmbpf.maps import find_maps
@@ -60,7 +61,7 @@ def show(settings: Settings, words: tuple[str, ...]) -> None:
     Id, type, name, flags, and sizes in bytes; `memlock` is the shared memory it takes. (Also: list)"""
     wanted = Words(words)
     if not wanted and not namespace_exists(settings.ns):
-        click.echo("[]") if settings.json else None
+        say_no_namespace(settings)
         return
     with open_namespace(settings, "map show") as namespace, ExitStack() as stack:
         is_one = bool(wanted)
@@ -341,5 +342,6 @@ def freeze(settings: Settings, words: tuple[str, ...]) -> None:
     emit_done(settings)
 
 
+map_group.add_command(event_pipe)
 for typed_command in map_typed.COMMANDS:
     map_group.add_command(typed_command)

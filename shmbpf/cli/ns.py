@@ -11,10 +11,11 @@ from shmbpf.cli.groups import PrefixGroup, Settings, WordCommand, words_argument
 from shmbpf.cli.render import emit
 from shmbpf.cli.selector import find_programs, open_namespace
 from shmbpf.cli.words import Words
-from shmbpf.errors import MapError, ShmbpfError
+from shmbpf.errors import ShmbpfError
+from shmbpf.events.perf import check_ring
 from shmbpf.maps import find_maps
 from shmbpf.maps.map import Map
-from shmbpf.shm.namespace import Namespace, namespace_exists, namespace_names
+from shmbpf.shm.namespace import Namespace, namespace_exists, namespace_names, namespace_prefix
 from shmbpf.shm.segment import SHM_DIR
 from shmbpf.uapi import map_type_word, prog_type_word
 
@@ -137,20 +138,21 @@ def _closing(found: list):
 
 @ns_group.command("gc", cls=WordCommand, epilog="""\b
 Examples:
-  shmbpf ns gc
+  shmbpf ns gc                 in all namespaces of this user
+  shmbpf --ns lab ns gc        in this one only
 """)
 @words_argument("")
 @click.pass_obj
 def gc(settings: Settings, words: tuple[str, ...]) -> None:
     """Remove what nobody uses any more, and say what that was.
 
-    That is what no process holds and no pin names, in all namespaces of this user.
+    That is what no process holds and no pin names, in all namespaces of this user, or with --ns in that one only.
 
     This happens by itself whenever somebody lists, creates or starts; it never touches what is in use.
     """
     Words(words).finish()
     removed: dict[str, list[str]] = {}
-    for name in known_names():
+    for name in _to_collect(settings):
         before = namespace_exists(name)
         with Namespace(name, role="ns gc") as namespace:
             gone = namespace.collect()
@@ -167,6 +169,13 @@ def gc(settings: Settings, words: tuple[str, ...]) -> None:
         click.echo("nothing to remove", err=True)
 
 
+def _to_collect(settings: Settings) -> list[str]:
+    if not settings.ns_given:
+        return known_names()
+    namespace_prefix(settings.ns)  # refuses an impossible name
+    return [name for name in known_names() if name == settings.ns]
+
+
 @ns_group.command("check", cls=WordCommand, epilog="""\b
 Examples:
   shmbpf ns check
@@ -176,30 +185,43 @@ Examples:
 @click.pass_obj
 @click.pass_context
 def check(context: click.Context, settings: Settings, words: tuple[str, ...]) -> None:
-    """Check the structure of every map. Looks at every link, in all namespaces of this user or in those named. Exit 1 when something is wrong."""
+    """Check the structure of every map and perf ring. Looks at every link, in all namespaces of this user or in those named. Exit 1 when something is wrong."""
     found = [verdict for name in words or namespace_names() for verdict in _check_namespace(name)]
     if settings.json:
         emit(settings, found)
     else:
         for entry in found:
-            click.echo(f"{entry['namespace']}: map {entry['id']} {entry['name']}: {entry['error'] or 'ok'}")
+            what = f"{entry['kind']} {entry['id']} {entry['name']}".rstrip()
+            click.echo(f"{entry['namespace']}: {what}: {entry['error'] or 'ok'}")
     if any(entry["error"] for entry in found):
         context.exit(1)
 
 
 def _check_namespace(name: str) -> list[dict[str, object]]:
     with open_namespace(Settings(ns=name), "ns check") as namespace:
-        return [_check_map(namespace, number) for number in namespace.ids("map")]
+        return [_check_object(namespace, kind, number) for kind in _CHECKS for number in namespace.ids(kind)]
 
 
-def _check_map(namespace: Namespace, number: int) -> dict[str, object]:
-    verdict: dict[str, object] = {"namespace": namespace.name, "id": number, "name": "", "error": None}
+def _check_map(namespace: Namespace, number: int, verdict: dict[str, object]) -> None:
+    with Map.open(namespace, number) as map_:
+        verdict["name"] = map_.name
+        map_.check()
+
+
+def _check_ring(namespace: Namespace, number: int, _: dict[str, object]) -> None:
+    check_ring(namespace, number)
+
+
+#: what can be checked: each names the object in the verdict if it has a name, and raises what is wrong
+_CHECKS = {"map": _check_map, "ring": _check_ring}
+
+
+def _check_object(namespace: Namespace, kind: str, number: int) -> dict[str, object]:
+    verdict: dict[str, object] = {"namespace": namespace.name, "kind": kind, "id": number, "name": "", "error": None}
     try:
-        with Map.open(namespace, number) as map_:
-            verdict["name"] = map_.name
-            map_.check()
-    except KeyError:
+        _CHECKS[kind](namespace, number, verdict)
+    except (KeyError, FileNotFoundError):
         pass  # gone since it was listed
-    except (MapError, ShmbpfError) as error:
+    except ShmbpfError as error:
         verdict["error"] = str(error)
     return verdict

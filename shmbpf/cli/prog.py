@@ -12,7 +12,8 @@ import click
 from shmbpf._ffi import ffi, lib
 from shmbpf.cli.groups import PrefixGroup, Settings, WordCommand, words_argument
 from shmbpf.cli.render import emit, emit_done, hex_list
-from shmbpf.cli.selector import PROG_SYNTAX, find_programs, open_namespace, take_programs
+from shmbpf.cli.selector import PROG_SYNTAX, find_programs, open_namespace, say_no_namespace, take_programs
+from shmbpf.cli.tracelog import tracelog
 from shmbpf.cli.words import Words
 from shmbpf.engine.program import Program
 from shmbpf.errors import ShmbpfError
@@ -52,7 +53,7 @@ def show(settings: Settings, words: tuple[str, ...]) -> None:
     """Show all programs, or one. Id, type, name, tag, sizes in bytes, the maps it uses. (Also: list)"""
     wanted = Words(words)
     if not wanted and not namespace_exists(settings.ns):
-        click.echo("[]") if settings.json else None
+        say_no_namespace(settings)
         return
     with open_namespace(settings, "prog show") as namespace, ExitStack() as stack:
         is_one = bool(wanted)
@@ -117,7 +118,7 @@ class Insn(NamedTuple):
     text: str
     code: bytes
     source: tuple[str, str, int] | None  #: text, file, line number
-    function: str
+    function: str  #: its C prototype, or its name where the object has no types
 
 
 @prog_group.command("dump", cls=WordCommand, epilog=GRAMMAR + """
@@ -178,12 +179,13 @@ def walk_insns(program: Program) -> Iterator[Insn]:
     image = program.image
     lines = {image.lines[at].insn: image.lines[at] for at in range(image.line_cnt)}
     functions = {image.funcs[at].insn: program.string(image.funcs[at].name) for at in range(image.func_cnt)}
+    protos = {image.funcs[at].insn: program.string(image.funcs[at].proto) for at in range(image.func_cnt)}
     code, index = program.insns, 0
     while index < image.insn_cnt:
         text, slots = disassemble(program, index, functions)
         line = lines.get(index)
         source = (program.string(line.text), program.string(line.file), line.line) if line is not None else None
-        yield Insn(index, text, code[index * 8 : (index + slots) * 8], source, functions.get(index, ""))
+        yield Insn(index, text, code[index * 8 : (index + slots) * 8], source, protos.get(index) or functions.get(index, ""))
         index += slots
 
 
@@ -272,3 +274,6 @@ def run(settings: Settings, words: tuple[str, ...], cpu: int | None) -> None:
     from shmbpf.cli import prog_run
 
     prog_run.run(settings, [*words, *(() if cpu is None else ("cpu", str(cpu)))])
+
+
+prog_group.add_command(tracelog)

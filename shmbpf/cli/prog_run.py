@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
 
+from shmbpf._ffi import ffi
+from shmbpf.cli.render import emit
 from shmbpf.cli.run import PROGRAM_TYPES
-from shmbpf.cli.selector import take_program
+from shmbpf.cli.selector import open_namespace, take_program
 from shmbpf.cli.words import Words
 from shmbpf.elf import load_object
 from shmbpf.engine.loaded import LoadedObject, load_spec
 from shmbpf.engine.local import RunResult
+from shmbpf.engine.trace import LOGGER
 from shmbpf.errors import ShmbpfError
 from shmbpf.maps.pin import pin_maps, pin_program
 from shmbpf.runtime.remote import run_anywhere
 from shmbpf.shm.namespace import Namespace
+from shmbpf.uapi import ProgType
 
 _USAGE_RUN = "prog run PROG data_in FILE [data_out FILE] [ctx_in FILE] [ctx_out FILE] [repeat N] [cpu N]"
 _RUN_WORDS = ("data_in", "data_out", "ctx_in", "ctx_out", "repeat", "cpu")
@@ -51,32 +56,49 @@ def _pin(namespace: Namespace, loaded: LoadedObject, path: str, everything: bool
 def run(settings, words: list[str]) -> None:
     """Body of `prog run PROG data_in FILE ...`: BPF_PROG_TEST_RUN. A fault is an error (exit 1)."""
     with ExitStack() as stack:
-        namespace = stack.enter_context(Namespace(settings.ns, role="prog run"))
+        namespace = stack.enter_context(open_namespace(settings, "prog run"))
         left = Words(words)
         program = stack.enter_context(take_program(namespace, left))
         options = _pairs(left.rest(), _RUN_WORDS, _USAGE_RUN)
         if "data_in" not in options:
             raise click.UsageError(f"data_in is missing: {_USAGE_RUN}")
         ctx = _read(options["ctx_in"]) if "ctx_in" in options else None
+        if ctx is None and "ctx_out" in options and program.type != ProgType.XDP:
+            ctx = bytes(ffi.sizeof("struct __sk_buff"))  # an empty one in, so that there is one to come out
         cpu = _number(options, "cpu") if "cpu" in options else None
         repeat = _number(options, "repeat") if "repeat" in options else 1
+        if not settings.quiet:
+            stack.enter_context(_trace_on_stderr())
         result = run_anywhere(namespace, program.id, _read(options["data_in"]), cpu=cpu, ctx=ctx, repeat=repeat)
     if result.fault:
         raise ShmbpfError(result.fault)
     _show(settings, result, options, repeat)
 
 
+@contextmanager
+def _trace_on_stderr() -> Iterator[None]:
+    """Lines of trace_printk of a program that runs in this process (without a runtime) are shown meanwhile; those of a runtime go to `prog tracelog`."""
+    handler, level = logging.StreamHandler(sys.stderr), LOGGER.level
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+        LOGGER.removeHandler(handler)
+
+
 def _show(settings, result: RunResult, options: dict[str, str], repeat: int) -> None:
-    document: dict = {"retval": result.retval, "duration": result.duration_ns}
+    document: dict[str, object] = {}
     for word, content in (("data_out", result.data), ("ctx_out", result.ctx)):
         if options.get(word) == "-" and settings.json:
-            document[word] = [f"{byte:#04x}" for byte in content]
+            document[word] = list(content)  # numbers here, unlike everywhere else: Linux v6.1 tools/bpf/bpftool/prog.c, print_hex_data_json()
         elif options.get(word) == "-":
             click.echo(_hexdump(content), nl=False)
         elif word in options:
             Path(options[word]).write_bytes(content)
     if settings.json:
-        click.echo(json.dumps(document, indent=2 if settings.pretty else None))
+        emit(settings, document | {"retval": result.retval, "duration": result.duration_ns})
     else:
         click.echo(f"Return value: {result.retval}, duration{' (average)' if repeat > 1 else ''}: {result.duration_ns}ns")
 

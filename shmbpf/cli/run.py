@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -16,14 +14,18 @@ import click
 from shmbpf._ffi import lib
 from shmbpf.attach.device import Device, Feed
 from shmbpf.attach.source import CaptureFile, CaptureStream, Source
+from shmbpf.cli import take_signals
+from shmbpf.cli.render import to_json
 from shmbpf.cli.summary import print_report
 from shmbpf.elf import load_object
 from shmbpf.engine.loaded import LoadedObject, load_spec
 from shmbpf.engine.program import Program
-from shmbpf.errors import CaptureError, LoadError, ShmbpfError
+from shmbpf.errors import CaptureError, LoadError, MapError, ShmbpfError, errno_text
+from shmbpf.maps.map import Map
 from shmbpf.maps.pin import pin_maps
 from shmbpf.runtime.report import sum_reports
 from shmbpf.runtime.supervisor import Supervisor, check_cpu_count
+from shmbpf.runtime.worker import END_SIGNALS
 from shmbpf.shm.namespace import Namespace, collect_abandoned
 from shmbpf.uapi import Hook, ProgType
 
@@ -47,16 +49,16 @@ Examples:
 @click.option("--type", "type_word", type=click.Choice(sorted(PROGRAM_TYPES)), help="Type of programs whose section name does not tell it.")
 @click.option("--pcap", "captures", multiple=True, metavar="FILE", help="Replay a pcap or pcapng file; '-' is standard input. May be repeated.")
 @click.option("--loop", "loops", type=click.IntRange(min=0), metavar="N", is_flag=False, flag_value=0, default=1, help="Replay N times; without N (or 0) until Ctrl-C.")
-@click.option("--rate", type=click.IntRange(min=1), metavar="PPS", help="Packets per second (default: as fast as it goes).")
+@click.option("--rate", type=click.IntRange(1, 10**9), metavar="PPS", help="Packets per second (default: as fast as it goes).")
 @click.option("--realtime", is_flag=True, help="Keep the capture's own timing.")
 @click.option("--rss", type=click.Choice(sorted(_SPREADS)), default="flow", show_default=True, help="How packets are spread over CPUs.")
 @click.option("--out", "out_dir", metavar="DIR", help="Write what came out: pass.pcapng, drop.pcapng, tx.pcapng, redirect-<n>.pcapng.")
 @click.option("--pin-maps", "pin_dir", metavar="DIR", help="Pin the object's maps in this directory of the pin tree, so that they outlive the run.")
 @click.option("--show-maps", is_flag=True, help="Dump every map at the end.")
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after N packets.")
+@click.option("--count", type=click.IntRange(1, 2**63), metavar="N", help="Stop after N packets.")
 @click.option("--duration", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Stop after S seconds.")
 @click.option("--interval", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Print packets and rates every S seconds.")
-@click.option("--insn-limit", type=click.IntRange(min=1), metavar="N", help="Instructions one run may take before it is stopped.")
+@click.option("--insn-limit", type=click.IntRange(1, 2**63), metavar="N", help="Instructions one run may take before it is stopped.")
 @click.option("--trace", is_flag=True, help="Show bpf_trace_printk lines on stderr.")
 @click.pass_context
 def run(context: click.Context, obj: str, **options) -> None:
@@ -66,6 +68,8 @@ def run(context: click.Context, obj: str, **options) -> None:
     into its maps: shmbpf map show, shmbpf map dump name NAME.
     """
     settings = context.obj
+    if options["rate"] and options["realtime"]:
+        raise click.UsageError("--rate and --realtime contradict each other: a fixed pace, or the capture's own")
     check_cpu_count(options["cpus"])
     lib.shm_guard_bus()
     spec = load_object(obj)
@@ -123,9 +127,10 @@ class Session:
                 self.supervisor.plan.sources.append(source.mapping)
         for warning in self.object.warnings:
             self.note(f"warning: {warning}")
+        for reason in self.object.left_out if self.settings.verbose else ():
+            self.note(f"left out: {reason}")
         self.supervisor.start()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        take_signals(self._on_signal, sorted(END_SIGNALS))
         if not self.sources:
             self.note(f"{self._program_names()} on {self.supervisor.cpus} CPUs of shm0 (namespace {self.namespace.name!r}); "
                       f"feed it: shmbpf --ns {self.namespace.name} inject shm0 FILE; Ctrl-C ends")  # fmt: skip
@@ -186,7 +191,7 @@ class Session:
             click.echo(f"Error: CPU {sorted(self.supervisor.failed)} dies at once, again and again: giving up", err=True)
 
     def _show_trace(self) -> None:
-        lines = self.supervisor.read_trace().decode(errors="replace").splitlines()
+        lines = self.supervisor.read_trace().decode(errors="replace").split("\n")[:-1]  # a line may hold any other separator
         self._trace_lines += len(lines)
         for line in lines if self.options["trace"] or self.settings.verbose else ():
             self.note(line)
@@ -214,14 +219,17 @@ class Session:
         for source in self.sources:
             for warning in source.warnings:
                 self.note(f"warning: {source.name}: {warning}")
+            if source.warnings and not source.packets:
+                self.failed = True
+                click.echo(f"Error: {source.name}: not one packet of it could be read", err=True)
         reports = self.supervisor.reports()
         document = self._document(reports)
         if self.settings.json:
-            click.echo(json.dumps(document, indent=2 if self.settings.pretty else None))
+            click.echo(to_json(document, self.settings.pretty))
         else:
             print_report(document, reports, self.elapsed, quiet=self.settings.quiet)
-        if self.options["show_maps"]:
-            self._dump_maps()
+            if self.options["show_maps"]:
+                self._dump_maps()
         self._hint()
 
     def _document(self, reports) -> dict:
@@ -231,18 +239,33 @@ class Session:
             "programs": [{"id": program.id, "name": program.name, "type": program.type.name.lower(), "hook": program.hook.name.lower()} for program in self.attached],
             "cpus": [report.as_json() for report in reports],
             "total": total.as_json(),
-            "maps": [{"id": map_.id, "name": name, "type": map_.type.name.lower()} for name, map_ in self.object.maps.items()],
+            "faults": [kind.as_json() for kind in self.supervisor.faults.totals()],
+            "maps": [self._map_document(name, map_) for name, map_ in self.object.maps.items()],
             "events": {"sent": total.events_sent, "lost": total.events_lost},
             "source": {"packets": self.feed.packets, "bytes": self.feed.state.bytes, "truncated": sum(source.truncated for source in self.sources)},
             "elapsed_ns": int(self.elapsed * 1e9),
         }
 
+    def _map_document(self, name: str, map_: Map) -> dict:
+        found = {"id": map_.id, "name": name, "type": map_.type.name.lower()}
+        if not self.options["show_maps"]:
+            return found
+        from shmbpf.cli.map_dump import dump_document
+
+        try:
+            return found | {"elements": dump_document(map_)}
+        except MapError as error:  # a type that has no keys to walk
+            return found | {"error": errno_text(error.errno)}
+
     def _dump_maps(self) -> None:
-        from shmbpf.cli.map import dump_text
+        from shmbpf.cli.map_dump import dump_text
 
         for name, map_ in self.object.maps.items():
             click.echo(f"\n{name} (id {map_.id}, {map_.type.name.lower()}):")
-            click.echo(dump_text(map_))
+            try:
+                click.echo(dump_text(map_))
+            except MapError as error:
+                click.echo(f"it has no elements to show: {errno_text(error.errno)}")
 
     def _hint(self) -> None:
         total = sum_reports(self.supervisor.reports())
@@ -280,7 +303,7 @@ def choose_programs(loaded: LoadedObject, names) -> list[Program]:
 
 def _load(namespace: Namespace, spec, options: dict) -> LoadedObject:
     kind = PROGRAM_TYPES.get(options["type_word"]) if options["type_word"] else None
-    return load_spec(namespace, spec, only=options["programs"] or None, program_type=kind)
+    return load_spec(namespace, spec, only=options["programs"] or None, program_type=kind, with_others=bool(options["programs"]))
 
 
 def _open_sources(options: dict) -> list[Source]:
@@ -298,7 +321,10 @@ def _open_sources(options: dict) -> list[Source]:
 def _open_directory(stack: ExitStack, path: str | None) -> int:
     if path is None:
         return -1
-    Path(path).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ShmbpfError(f"--out {path}: is a file, or lies below one: expected a directory (it is made if it does not exist)") from None
     for old in Path(path).glob("*.pcapng"):
         if re.fullmatch(r"(pass|drop|tx|aborted|redirect-\d+)\.pcapng", old.name):
             old.unlink()

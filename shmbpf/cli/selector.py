@@ -21,9 +21,21 @@ PROG_SYNTAX = "id N | name NAME | tag TAG"
 def open_namespace(settings, role: str) -> Namespace:
     """The namespace of --ns, which must exist. Close it."""
     if not namespace_exists(settings.ns):
-        known = ", ".join(namespace_names()) or "none"
-        raise ShmbpfError(f"namespace {settings.ns!r} does not exist (there are: {known}); it begins with shmbpf run or shmbpf map create")
+        raise ShmbpfError(_no_namespace(settings.ns))
     return Namespace(settings.ns, role=role)
+
+
+def say_no_namespace(settings) -> None:
+    """What `show` says of a namespace that does not exist: an empty list, as bpftool on an idle kernel, and a note for the person."""
+    if settings.json:
+        click.echo("[]")
+    elif not settings.quiet:
+        click.echo(f"note: {_no_namespace(settings.ns)}", err=True)
+
+
+def _no_namespace(name: str) -> str:
+    known = ", ".join(namespace_names()) or "none"
+    return f"namespace {name!r} does not exist (there are: {known}); it begins with shmbpf run or shmbpf map create"
 
 
 # -- maps --

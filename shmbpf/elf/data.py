@@ -28,6 +28,11 @@ def data_map_name(object_name: str, section_name: str) -> str:
     suffix = max(7, len(section_name))
     prefix = 0 if "." in section_name[1:] or section_name[:1] != "." else max(0, min(NAME_LENGTH - suffix, len(object_name)))
     name = (object_name[:prefix] + section_name)[:NAME_LENGTH]
+    return _clean(name)
+
+
+def _clean(name: str) -> str:
+    """With '_' for what the kernel allows in no name."""
     return "".join(char if char.isascii() and char.isalnum() or char in "_." else "_" for char in name)
 
 
@@ -50,7 +55,7 @@ def read_data_maps(container: Container, object_name: str, btf: Btf | None, refe
     for section in sections:
         name = data_map_name(object_name, section.name)
         if name in found:  # 15 characters did not suffice to tell two sections apart
-            name = section.name if section.name not in found else f"{section.name}#{section.index}"
+            name = _clean(section.name if section.name not in found else f"{section.name}_{section.index}")
         found[name] = MapDefinition(_data_map(name, section, btf), section, 0, section.size)
     return list(found.values())
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from shmbpf._ffi import lib
 from shmbpf.engine.program import Program, Registry
 from shmbpf.errors import LoadError, ObjectError
-from shmbpf.maps.map import Map
+from shmbpf.maps.map import Map, new_btf_id
 from shmbpf.shm.namespace import Namespace
 from shmbpf.spec import MapSpec, ObjectSpec, ProgramSpec
 from shmbpf.uapi import ANY, ProgType, prog_type_word
@@ -25,6 +25,7 @@ class LoadedObject:
         self.maps: dict[str, Map] = {}
         self.programs: dict[str, Program] = {}
         self.warnings: list[str] = list(spec.warnings)
+        self.left_out: list[str] = []  #: why programs that nobody asked for by name are not here
         self._stack = ExitStack()
 
     def close(self) -> None:
@@ -38,23 +39,35 @@ class LoadedObject:
         self.close()
 
 
-def load_spec(namespace: Namespace, spec: ObjectSpec, *, only: Collection[str] | None = None, program_type: int | None = None) -> LoadedObject:
+def load_spec(
+    namespace: Namespace, spec: ObjectSpec, *, only: Collection[str] | None = None, program_type: int | None = None, with_others: bool = False
+) -> LoadedObject:
     """Creates the object's maps and loads its programs (`only` these and their tail-call targets, or all that can run here).
+
+    `with_others` loads those that `only` leaves out as well, so that they can be put into program arrays; what cannot be loaded goes to `left_out`.
 
     `program_type` stands in for a type that a section name does not tell. Raises ObjectError, LoadError, MapError or SpaceError; then nothing is left.
     """
     loaded = LoadedObject(spec)
     with ExitStack() as undo:
         undo.callback(loaded.close)
+        btf_id = new_btf_id(namespace) if spec.btf is not None else 0
         for name, map_spec in spec.maps.items():
-            loaded.maps[name] = loaded._stack.enter_context(Map.create(namespace, map_spec))
+            loaded.maps[name] = loaded._stack.enter_context(Map.create(namespace, map_spec, btf_id=btf_id))
         for name, map_spec in spec.maps.items():
             _fill(loaded.maps[name], map_spec)
         chosen = _choose(spec, only, program_type, loaded.warnings)
         with Registry(namespace) as registry:
             for program_spec in chosen:
-                program = Program.create(namespace, program_spec, loaded.maps, registry)
+                program = Program.create(namespace, program_spec, loaded.maps, registry, btf=spec.btf, btf_id=btf_id)
                 loaded.programs[program_spec.name] = loaded._stack.enter_context(program)
+            for program_spec in _others(spec, chosen, program_type) if with_others else ():
+                try:
+                    program = Program.create(namespace, program_spec, loaded.maps, registry, btf=spec.btf, btf_id=btf_id)
+                except LoadError as error:
+                    loaded.left_out.append(str(error))
+                else:
+                    loaded.programs[program_spec.name] = loaded._stack.enter_context(program)
         _wire_tail_calls(loaded)
         undo.pop_all()
     return loaded
@@ -85,6 +98,13 @@ def _choose(spec: ObjectSpec, only: Collection[str] | None, program_type: int | 
     if not chosen:
         raise LoadError(f"{spec.path}: no program can run here. " + "; ".join(warnings or ["none is to be loaded (SEC(\"?...\"))"]))
     return chosen
+
+
+def _others(spec: ObjectSpec, chosen: Collection[ProgramSpec], program_type: int | None) -> list[ProgramSpec]:
+    """The rest of the programs that load by themselves and have a type that runs here."""
+    names = {program.name for program in chosen}
+    typed = (replace(program, type=program.type or program_type or 0) for program in spec.programs.values() if program.autoload and program.name not in names)
+    return [program for program in typed if lib.vm_hook_of(program.type) != lib.VM_HOOK_NONE]
 
 
 def _why_left_out(program: ProgramSpec, number: int) -> str:

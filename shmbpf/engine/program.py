@@ -8,12 +8,15 @@ import time
 from collections.abc import Mapping
 
 from shmbpf._ffi import ffi, lib
+from shmbpf.elf.btf import Btf
+from shmbpf.elf.btf_c import prototype
 from shmbpf.errors import LoadError
 from shmbpf.maps.map import Map
+from shmbpf.shm.live import Handle, owned, take_away
 from shmbpf.shm.namespace import Namespace
 from shmbpf.shm.segment import Segment
 from shmbpf.spec import MapRef, ProgramSpec
-from shmbpf.uapi import Hook, ProgType, prog_type_word
+from shmbpf.uapi import Hook, MapType, ProgType, prog_type_word
 
 _INSN = struct.Struct("<BBhi")
 
@@ -23,7 +26,8 @@ class Registry:
 
     def __init__(self, namespace: Namespace):
         self.namespace = namespace
-        self.pointer = lib.vm_registry_new(namespace.prefix.encode(), namespace.client)
+        self._client = namespace.client  # C keeps the pointer: it must stay valid as long as the registry
+        self.pointer = lib.vm_registry_new(namespace.prefix.encode(), self._client)
         if self.pointer == ffi.NULL:
             raise MemoryError("vm_registry_new")
 
@@ -40,6 +44,7 @@ class Registry:
         if self.pointer != ffi.NULL:
             lib.vm_registry_free(self.pointer)
             self.pointer = ffi.NULL
+            del self._client
 
     def __enter__(self) -> Registry:
         return self
@@ -49,15 +54,17 @@ class Registry:
 
 
 class Program:
-    """A program of a namespace. The object keeps it (and nothing else) alive until `close()`."""
+    """A program of a namespace. The object keeps it (and nothing else) alive until `close()`; looking into its segment then raises ClosedError."""
+
+    image = Handle()
 
     def __init__(self, namespace: Namespace, segment: Segment):
         self.namespace = namespace
-        self._segment = segment
-        self.image = ffi.new("struct prog_image *")
-        if lib.prog_image_of(self.image, segment.base, segment.bytes):
+        image = ffi.new("struct prog_image *")
+        if lib.prog_image_of(image, segment.base, segment.bytes):
             segment.close()
             raise LoadError(f"{segment.name}: the program's segment is damaged")
+        self.image = owned(image, segment.close)
         ctl = self.image.ctl
         self.id: int = ctl.head.id
         self.type = ProgType(ctl.head.type)
@@ -67,8 +74,10 @@ class Program:
         self.gpl_compatible = bool(ctl.gpl)
 
     @classmethod
-    def create(cls, namespace: Namespace, spec: ProgramSpec, maps: Mapping[str, Map], registry: Registry) -> Program:
-        """Checks and publishes a program whose map references are resolved by name in `maps`.
+    def create(
+        cls, namespace: Namespace, spec: ProgramSpec, maps: Mapping[str, Map], registry: Registry, *, btf: Btf | None = None, btf_id: int = 0
+    ) -> Program:
+        """Checks and publishes a program whose map references are resolved by name in `maps`. `btf` are its object's types, `btf_id` their number.
 
         Raises LoadError as the kernel would refuse it: unknown helper, bad instruction, GPL-only helper, map of the wrong type.
         """
@@ -78,7 +87,8 @@ class Program:
         map_ids = sorted({maps[ref.map].id for ref in spec.map_refs})
         strings = _Strings()
         lines = [(line.insn, strings.add(line.file), line.line, strings.add(line.text)) for line in spec.lines]
-        funcs = [(func.insn, strings.add(func.name), func.type_id, 0) for func in spec.funcs]
+        protos = [prototype(btf, func.type_id) if btf is not None and func.type_id else "" for func in spec.funcs]
+        funcs = [(func.insn, strings.add(func.name), func.type_id, strings.add(proto)) for func, proto in zip(spec.funcs, protos, strict=True)]
         size = lib.prog_segment_bytes(len(insns) // 8, len(map_ids), len(lines), len(funcs), len(strings.blob))
         if not size:
             raise LoadError(f"program {spec.name!r}: {len(insns) // 8} instructions and {len(map_ids)} maps are beyond the limits ({lib.PROG_MAX_INSNS}, {lib.PROG_MAX_MAPS})")
@@ -88,6 +98,7 @@ class Program:
             ctl.insn_cnt, ctl.map_cnt, ctl.line_cnt, ctl.func_cnt = len(insns) // 8, len(map_ids), len(lines), len(funcs)
             ctl.strings_bytes = len(strings.blob)
             ctl.attach_type, ctl.gpl, ctl.flags = spec.expected_attach_type, spec.gpl_compatible, spec.flags
+            ctl.btf_id = btf_id if any(protos) else 0
             ctl.load_time_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             ffi.memmove(ctl.tag, program_tag(spec.insns), 8)
             head = ctl.head
@@ -95,6 +106,7 @@ class Program:
             head.name = spec.name.encode()[:15]
             _fill_tables(segment, insns, map_ids, lines, funcs, bytes(strings.blob))
             _check(segment, spec, registry)
+            _own_arrays(spec, maps)
             for map_id in map_ids:
                 namespace.hold(f"prog.{number}", f"map.{map_id}")
             lib.shm_publish(ffi.addressof(ctl, "head"))
@@ -113,30 +125,38 @@ class Program:
     @property
     def map_ids(self) -> list[int]:
         """Ids of the maps the program refers to."""
-        return [self.image.map_ids[i] for i in range(self.image.map_cnt)]
+        image = self.image
+        return [image.map_ids[i] for i in range(image.map_cnt)]
 
     @property
     def insns(self) -> bytes:
         """`struct bpf_insn[]`, with map ids in its map loads."""
-        return bytes(ffi.buffer(self.image.insns, self.image.insn_cnt * 8))
+        image = self.image
+        return bytes(ffi.buffer(image.insns, image.insn_cnt * 8))
 
     def source_line(self, insn: int) -> tuple[str, int, str] | None:
         """(file, line, text) of an instruction, or None without line information."""
-        found = None
-        for i in range(self.image.line_cnt):
-            if self.image.lines[i].insn > insn:
+        found, image = None, self.image
+        for i in range(image.line_cnt):
+            if image.lines[i].insn > insn:
                 break
-            found = self.image.lines[i]
+            found = image.lines[i]
         return None if found is None else (self.string(found.file), found.line, self.string(found.text))
 
     def string(self, offset: int) -> str:
-        if offset >= self.image.strings_bytes:
+        """A text of the program's string table; '' past its end."""
+        image = self.image
+        if offset >= image.strings_bytes:
             return ""
-        return ffi.string(self.image.strings + offset, self.image.strings_bytes - offset).decode(errors="replace")
+        return ffi.string(image.strings + offset, image.strings_bytes - offset).decode(errors="replace")
 
     def close(self) -> None:
         """Lets go of the program. Idempotent."""
-        self._segment.close()
+        take_away(self, "image")
+
+    def closed_text(self) -> str:
+        """What using it after its end is answered with."""
+        return f"program {self.name!r} is closed (it, its object or its runtime): load it again to use it"
 
     def __enter__(self) -> Program:
         return self
@@ -205,6 +225,13 @@ def _check(segment: Segment, spec: ProgramSpec, registry: Registry) -> None:
     if prog == ffi.NULL:
         raise LoadError(f"program {spec.name!r} (section {spec.section!r}), {_place(spec, error.insn)}: {ffi.string(error.text).decode(errors='replace')}")
     lib.vm_prog_free(prog)
+
+
+def _own_arrays(spec: ProgramSpec, maps: Mapping[str, Map]) -> None:
+    """Program arrays that the program may call through are for programs of its type from now on, as in Linux."""
+    for name in sorted({ref.map for ref in spec.map_refs}):
+        if maps[name].type == MapType.PROG_ARRAY and lib.prog_array_own(maps[name].handle, spec.type, spec.expected_attach_type):
+            raise LoadError(f"program {spec.name!r} (section {spec.section!r}) uses map {name!r}, which belongs to programs of another type")
 
 
 def _place(spec: ProgramSpec, insn: int) -> str:

@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import errno
 import mmap
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from functools import lru_cache, partial
 
 from shmbpf._ffi import ffi, lib
-from shmbpf.elf.btf import Btf
-from shmbpf.errors import MapError, map_error
+from shmbpf.elf.btf import Btf, Kind
+from shmbpf.errors import BtfError, ClosedError, MapError, map_error
+from shmbpf.shm.live import Handle, owned, take_away
 from shmbpf.shm.namespace import Namespace
 from shmbpf.shm.segment import Segment
 from shmbpf.spec import MapSpec
 from shmbpf.uapi import ANY, MapType, map_type_word
 
+#: bytes of the types that a map of events keeps; those of larger objects (half a kernel) come from the file: --type OBJ.o:STRUCT
+MAX_KEPT_BTF = 1 << 20
+_KEPT_KINDS = (Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64, Kind.TYPEDEF)
+
+
+#: Linux v6.12 kernel/bpf/syscall.c, bpf_obj_name_cpy()
+_NAME = re.compile(r"[A-Za-z0-9_.]*")
+
 
 class Map:
     """One map of a namespace. Keys and values are `bytes`; a per-CPU value is round_up(value_size, 8) bytes for each possible CPU, CPU 0 first.
 
-    The object keeps the map alive until `close()`. Every failure is a `MapError` with bpf(2)'s errno (`MapKeyError` for ENOENT, `MapFullError` for E2BIG).
+    The object keeps the map alive until `close()`; used afterwards it raises ClosedError, whichever thread closed it. Every failure is a `MapError` with
+    bpf(2)'s errno (`MapKeyError` for ENOENT, `MapFullError` for E2BIG).
     """
+
+    handle = Handle()
 
     def __init__(self, namespace: Namespace, segment: Segment):
         self.namespace = namespace
         self._segment = segment
-        self.handle = ffi.new("struct map *")
-        err = lib.map_attach(self.handle, segment.base, segment.bytes)
+        handle = ffi.new("struct map *")
+        err = lib.map_attach(handle, segment.base, segment.bytes)
         if err:
             segment.close()
             raise map_error(-err, f"{segment.name}: sizes and layout disagree, the segment is damaged")
+        self.handle = owned(handle, partial(lib.map_detach, handle), segment.close)
         attr = self.handle.ctl.attr
         self.id: int = self.handle.id
         self.type = MapType(self.handle.type)
@@ -39,19 +54,29 @@ class Map:
         self.btf_id, self.btf_key_type_id, self.btf_value_type_id = attr.btf_id, attr.btf_key_type_id, attr.btf_value_type_id
         self._value_bytes = lib.map_value_bytes(self.handle)
         self._btf: Btf | None = None
+        self._ring_slots: dict[int, int] = {}  #: slots filled through this object, which go with it, as with the kernel's open file
 
     # -- making and opening --
 
     @classmethod
-    def create(cls, namespace: Namespace, spec: MapSpec) -> Map:
-        """A new, empty map as BPF_MAP_CREATE makes it (sizes in bytes). Fixes the namespace's CPU count if nothing has. SpaceError: no room."""
+    def create(cls, namespace: Namespace, spec: MapSpec, *, btf_id: int = 0) -> Map:
+        """A new, empty map as BPF_MAP_CREATE makes it (sizes in bytes). Fixes the namespace's CPU count if nothing has. SpaceError: no room.
+
+        `btf_id` is that of its object, whose maps and programs share it (0: one of its own).
+        """
         with namespace.creating():  # nobody may change the number of CPUs in between
-            return cls(namespace, cls._create_segment(namespace, spec))
+            return cls(namespace, cls._create_segment(namespace, spec, btf_id))
 
     @staticmethod
-    def _create_segment(namespace: Namespace, spec: MapSpec) -> Segment:
+    def _create_segment(namespace: Namespace, spec: MapSpec, btf_id: int) -> Segment:
+        if not _NAME.fullmatch(spec.name[:15]):
+            raise map_error(errno.EINVAL, f"map {spec.name!r}: a map's name is made of letters, digits, '_' and '.'")
+        for what, number, bits in (("type", spec.type, 32), ("key size", spec.key_size, 32), ("value size", spec.value_size, 32),
+                                   ("max_entries", spec.max_entries, 32), ("flags", spec.flags, 32), ("map_extra", spec.map_extra, 64)):  # fmt: skip
+            if not 0 <= number < 1 << bits:
+                raise map_error(errno.EINVAL, f"map {spec.name!r}: {what} {number}")
         namespace.fix_cpus(namespace.possible_cpus or None)
-        attr, blob = _attributes(namespace, spec)
+        attr, blob = _attributes(namespace, spec, btf_id)
         layout = ffi.new("struct map_layout *")
         err = lib.map_plan(attr, layout)
         if err:
@@ -84,6 +109,10 @@ class Map:
         return bool(self.handle.ops.caps & lib.MAP_CAP_HOLDS_PROGS)
 
     @property
+    def _holds_rings(self) -> bool:
+        return bool(self.handle.ops.caps & lib.MAP_CAP_HOLDS_RINGS)
+
+    @property
     def is_frozen(self) -> bool:
         """True after freeze(): no more changes from this side."""
         return bool(self.handle.ctl.frozen)
@@ -101,9 +130,10 @@ class Map:
     @property
     def btf(self) -> Btf | None:
         """Type information kept with the map, or None."""
-        size = self.handle.ctl.attr.btf_bytes
+        handle = self.handle
+        size = handle.ctl.attr.btf_bytes
         if self._btf is None and size:
-            start = self.handle.layout.btf_off
+            start = handle.layout.btf_off
             self._btf = Btf.from_bytes(bytes(ffi.buffer(self._segment.base + start, size)))
         return self._btf
 
@@ -111,16 +141,22 @@ class Map:
 
     def lookup(self, key: bytes, flags: int = 0) -> bytes:
         """A copy of the key's value."""
+        if flags:
+            self.check_number(flags, "flags")
         value = ffi.new("uint8_t[]", max(self._value_bytes, 1))
         self._call("lookup", lib.map_lookup_elem(self.handle, self.namespace.client, self._key(key), value, flags), key)
         return bytes(ffi.buffer(value, self._value_bytes))
 
     def update(self, key: bytes, value: bytes, flags: int = ANY) -> None:
         """Stores a value; flags: ANY, NOEXIST, EXIST, with F_LOCK."""
+        if flags:
+            self.check_number(flags, "flags")
         if len(value) != self._value_bytes:
             raise map_error(errno.EINVAL, f"map {self.name!r}: value expected {self._value_bytes} bytes, got {len(value)}")
         with self.namespace.mutex:
-            if self._holds_programs:
+            if self._holds_rings:
+                result = self._store_ring(self._key(key), value, flags)
+            elif self._holds_programs:
                 result = self._store_program(int.from_bytes(self._key(key), "little"), int.from_bytes(value, "little"), flags)
             else:
                 result = lib.map_update_elem(self.handle, self.namespace.client, self._key(key), value, flags)
@@ -134,6 +170,7 @@ class Map:
 
     def lookup_and_delete(self, key: bytes, flags: int = 0) -> bytes:
         """Removes a key and returns its value."""
+        self.check_number(flags, "flags")
         value = ffi.new("uint8_t[]", max(self._value_bytes, 1))
         with self.namespace.mutex:
             err = lib.map_lookup_and_delete_elem(self.handle, self.namespace.client, self._key(key), value, flags)
@@ -170,6 +207,8 @@ class Map:
 
     def add(self, key: bytes, delta: int, *, offset: int = 0, width: int | None = None, cpu: int = 0) -> int:
         """Adds to an integer of a value with one atomic instruction, exact among all processes; returns the new value (unsigned)."""
+        for what, number in (("cpu", cpu), ("offset", offset), ("width", width or 0)):
+            self.check_number(number, what, 32)
         result = ffi.new("uint64_t *")
         size = self.value_size if width is None else width
         err = lib.map_add_value(self.handle, self.namespace.client, self._key(key), cpu, offset, size, delta & 0xFFFFFFFFFFFFFFFF, result)
@@ -184,9 +223,10 @@ class Map:
         """The values of an array as Linux's mmap shows them: writable, zero-copy, elements round_up(value_size, 8) apart. EINVAL for other types."""
         if self.type != MapType.ARRAY:
             raise map_error(errno.EINVAL, f"map {self.name!r}: only arrays can be viewed, this is a {map_type_word(self.type)}")
-        size = self.handle.value_stride * self.max_entries
+        handle = self.handle
+        size = handle.value_stride * self.max_entries
         access = mmap.ACCESS_READ if self.is_frozen else mmap.ACCESS_WRITE
-        return memoryview(mmap.mmap(self._segment.fd, self.handle.layout.bytes[0], access=access))[:size]  # a mapping of its own: it may outlive this object
+        return memoryview(mmap.mmap(self._segment.fd, handle.layout.bytes[0], access=access))[:size]  # a mapping of its own: it may outlive this object
 
     # -- health --
 
@@ -203,7 +243,13 @@ class Map:
 
     def close(self) -> None:
         """Lets go of the map. Idempotent."""
-        self._segment.close()
+        for index, ring in list(self._ring_slots.items()):
+            self.withdraw_ring(index, ring)
+        take_away(self, "handle")
+
+    def closed_text(self) -> str:
+        """What using it after its end is answered with."""
+        return f"map {self.name!r} is closed (it, its object or its runtime): open it again to use it"
 
     def __enter__(self) -> Map:
         return self
@@ -237,10 +283,34 @@ class Map:
             self.namespace.hold(f"map.{self.id}", f"prog.{number}")
             return lib.prog_array_store(self.handle, index, number, ctl.head.type, ctl.attach_type, flags)
 
+    def withdraw_ring(self, index: int, ring: int) -> None:
+        """Empties a slot of a perf event array if it still holds this ring, put there through this process."""
+        if self._ring_slots.get(index) == ring:
+            del self._ring_slots[index]
+        with suppress(ClosedError):  # map or namespace went first, and the slot with them
+            lib.perf_array_withdraw(self.handle, self.namespace.client, index, ring)
+
+    def _store_ring(self, key: bytes, value: bytes, flags: int) -> int:
+        """Puts a perf ring into a slot. EBADF for an id that is no ring's."""
+        index, ring = int.from_bytes(key, "little"), int.from_bytes(value, "little")
+        try:
+            self.namespace.open_segment("ring", ring).close()
+        except FileNotFoundError:
+            raise map_error(errno.EBADF, f"map {self.name!r}: there is no perf ring {ring}: its consumer makes one (PerfRing.open)") from None
+        result = lib.map_update_elem(self.handle, self.namespace.client, key, value, flags)
+        if result == 0 and not self.flags & lib.BPF_F_PRESERVE_ELEMS:
+            self._ring_slots[index] = ring
+        return result
+
     def _key(self, key: bytes) -> bytes:
         if len(key) != self.key_size:
             raise map_error(errno.EINVAL, f"map {self.name!r}: key expected {self.key_size} bytes, got {len(key)}")
         return key
+
+    def check_number(self, number: int, what: str, bits: int = 64) -> None:
+        """Numbers that C cannot take are refused as bpf(2) refuses those it does not know."""
+        if not 0 <= number < 1 << bits:
+            raise map_error(errno.EINVAL, f"map {self.name!r}: {what} {number}")
 
     def _call(self, operation: str, result: int, key: bytes | None) -> None:
         if result < 0:
@@ -259,22 +329,49 @@ def _hint(map_: Map, number: int) -> str:
     return ""
 
 
-def _attributes(namespace: Namespace, spec: MapSpec):
-    """`struct map_attr` of a spec, and its BTF blob (the key's and value's types only) or NULL."""
-    blob, key_id, value_id = ffi.NULL, 0, 0
-    if spec.btf is not None and (spec.btf_key_type_id or spec.btf_value_type_id):
-        subset, ids = spec.btf.subset([spec.btf_key_type_id, spec.btf_value_type_id])
-        blob = subset.to_bytes()
-        key_id, value_id = ids.get(spec.btf_key_type_id, 0), ids.get(spec.btf_value_type_id, 0)
+def _attributes(namespace: Namespace, spec: MapSpec, btf_id: int):
+    """`struct map_attr` of a spec, and its BTF blob or NULL."""
+    blob, key_id, value_id = _types_to_keep(spec)
     attr = ffi.new("struct map_attr *")
     attr.type, attr.key_size, attr.value_size, attr.max_entries = spec.type, spec.key_size, spec.value_size, spec.max_entries
     attr.flags, attr.map_extra, attr.ncpu = spec.flags, spec.map_extra, namespace.possible_cpus
     attr.spin_lock_off = _spin_lock_offset(spec)
     attr.name = spec.name.encode()[:15]
     if blob is not ffi.NULL:
-        attr.btf_id = lib.shm_new_id(ffi.addressof(namespace.ctl, "next_btf_id"))
         attr.btf_key_type_id, attr.btf_value_type_id, attr.btf_bytes = key_id, value_id, len(blob)
+    if key_id or value_id:
+        attr.btf_id = btf_id or new_btf_id(namespace)
     return attr, blob
+
+
+def _types_to_keep(spec: MapSpec):
+    """BTF blob (or NULL) and the ids of the key's and value's types in it.
+
+    Maps that events come out of have neither (libbpf gives the kernel none: tools/lib/bpf/libbpf.c, bpf_object__create_map()); they keep all types of their object
+    that have a name, so that consumers in other processes can decode records.
+    """
+    if spec.btf is None:
+        return ffi.NULL, 0, 0
+    if spec.type in (MapType.PERF_EVENT_ARRAY, MapType.RINGBUF):
+        blob = _named_types(spec.btf)
+        return (blob if 0 < len(blob) <= MAX_KEPT_BTF else ffi.NULL), 0, 0
+    if not spec.btf_key_type_id and not spec.btf_value_type_id:
+        return ffi.NULL, 0, 0
+    subset, ids = spec.btf.subset([spec.btf_key_type_id, spec.btf_value_type_id])
+    return subset.to_bytes(), ids.get(spec.btf_key_type_id, 0), ids.get(spec.btf_value_type_id, 0)
+
+
+@lru_cache(maxsize=8)
+def _named_types(btf: Btf) -> bytes:
+    try:
+        return btf.subset(entry.id for entry in btf if entry.name and entry.kind in _KEPT_KINDS)[0].to_bytes()
+    except BtfError:
+        return b""  # types that do not hold together: the records' bytes can still be seen
+
+
+def new_btf_id(namespace: Namespace) -> int:
+    """A number for an object's type information."""
+    return lib.shm_new_id(ffi.addressof(namespace.ctl, "next_btf_id"))
 
 
 def _spin_lock_offset(spec: MapSpec) -> int:

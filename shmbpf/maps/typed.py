@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from importlib import import_module
+from weakref import WeakSet
 
 from shmbpf._ffi import ffi, lib
 from shmbpf.errors import MapError, ShmbpfError, map_error
@@ -43,16 +45,18 @@ def hashable(value: object) -> object:
 class TypedMap(MutableMapping):
     """A `Map` behind codecs. `raw` is the Map itself, for bytes and facts (`raw.type`, `raw.max_entries`, `raw.freeze()`).
 
-    A per-CPU value is a list with one value for each possible CPU. A program array's values are program ids. Errors are the Map's
+    A per-CPU value is a list with one value for each possible CPU. An array's keys are numbers, whether BTF says so or not. A program array's values are
+    program ids; a loaded program may be stored as it is (`jmp[2] = obj.programs["parse_tcp"]`). Errors are the Map's
     (`MapKeyError`, which is a KeyError; `MapFullError`; ...) and ValueRefused for values the type cannot hold.
     """
 
     def __init__(self, map_: Map, *, key: Codec | None = None, value: Codec | None = None, owns_namespace: bool = False):
         self.raw = map_
-        self.key_codec = key or codec_of_type(map_.btf, map_.btf_key_type_id, map_.key_size)
+        self.key_codec = key or _key_codec(map_)
         self.value_codec = value or _value_codec(map_)
         self._owns_namespace = owns_namespace
         self._stride = -(-map_.value_size // 8) * 8
+        self._streams: WeakSet = WeakSet()  #: of records(): they end with the map
 
     # -- facts --
 
@@ -75,6 +79,8 @@ class TypedMap(MutableMapping):
     def encode_value(self, value: object) -> bytes:
         """The bytes of a value as bpf(2) takes it: of all possible CPUs for a per-CPU map."""
         where = f"map {self.name!r} value"
+        if self.raw.handle.ops.caps & lib.MAP_CAP_HOLDS_PROGS:
+            value = self._program_id(value)
         if not self.raw.is_percpu:
             return self.value_codec.encode(value, where)
         if isinstance(value, (bytes, bytearray, memoryview)) and len(value) == self.raw.value_bytes:
@@ -83,6 +89,16 @@ class TypedMap(MutableMapping):
         if not isinstance(value, (list, tuple)) or len(value) != count:
             raise ValueRefused(f"{where}: expected a list of {count} values, one for each possible CPU, got {value!r:.80}")
         return b"".join(self.value_codec.encode(item, f"{where} (CPU {cpu})").ljust(self._stride, b"\0") for cpu, item in enumerate(value))
+
+    def _program_id(self, value: object) -> object:
+        """The id of a loaded program, which knows its namespace; anything else as it is."""
+        program = getattr(value, "program", value)
+        namespace = getattr(program, "namespace", None)
+        if namespace is None:
+            return value
+        if namespace.name != self.raw.namespace.name:
+            raise ShmbpfError(f"map {self.name!r} of namespace {self.raw.namespace.name!r} cannot hold {program!r} of namespace {namespace.name!r}")
+        return program.id
 
     def decode_key(self, data: bytes) -> object:
         """The Python value of a key's bytes; hashable."""
@@ -195,8 +211,31 @@ class TypedMap(MutableMapping):
         dtype = numpy.dtype({"names": ["value"], "formats": [inner], "offsets": [0], "itemsize": self._stride})
         return numpy.frombuffer(self.view(), dtype=dtype)["value"]
 
+    # -- events --
+
+    def records(self, timeout: float | None = None, *, type: str | None = None, pages: int = 16, cpus: Sequence[int] | None = None):
+        """The events that programs send through a perf event array or a ring buffer from now on: for `for` and `async for`, across CPUs in order of time.
+
+        Gives Records, and a Lost where records were lost; with `type` (the name of a struct in the object's BTF, or `OBJ.o:STRUCT`) DecodedRecords, which have a `value`. Ends
+        after `timeout` seconds without an event (None: never), or with stop(). A perf event array gets a ring of `pages` data pages for each CPU (of `cpus`), in the
+        slot of its number; they leave with the iterator, or with its close(). Raises ShmbpfError for other maps and unknown types.
+        """
+        stream = _events_above().follow_map(self.raw, timeout=timeout, type=type, pages=pages, cpus=cpus)
+        self._streams.add(stream)
+        return stream
+
+    def open_ring(self, cpu: int, pages: int = 16, slot: int | None = None, **options):
+        """A perf ring of one CPU in a slot (default: the CPU's number) of a perf event array, to be read by hand; the options are PerfRing.open()'s. Close it."""
+        return _events_above().PerfRing.open(self.raw, cpu, pages, slot, **options)
+
+    def end_streams(self) -> None:
+        """Ends what records() has given, in whichever thread it is used."""
+        for stream in list(self._streams):
+            stream.close()
+
     def close(self) -> None:
-        """Lets go of the map. Idempotent."""
+        """Lets go of the map, and of what follows it. Idempotent."""
+        self.end_streams()
         self.raw.close()
         if self._owns_namespace:
             self.raw.namespace.close()
@@ -216,6 +255,17 @@ class TypedMap(MutableMapping):
         return self is other
 
 
+def _events_above():
+    """shmbpf.events.stream, by name: maps are below events and know nothing of them but this door."""
+    return import_module("shmbpf.events.stream")
+
+
+def _key_codec(map_: Map) -> Codec:
+    if not map_.btf_key_type_id and map_.handle.ops.caps & lib.MAP_CAP_INDEXED:
+        return plain_codec(map_.key_size)
+    return codec_of_type(map_.btf, map_.btf_key_type_id, map_.key_size)
+
+
 def _value_codec(map_: Map) -> Codec:
     if map_.handle.ops.caps & lib.MAP_CAP_HOLDS_PROGS:
         return plain_codec(map_.value_size)
@@ -231,6 +281,7 @@ class MapBatch:
 
     def lookup(self, *, delete: bool = False, flags: int = 0) -> Iterator[tuple[object, object]]:
         """All pairs, a few hundred per call; with `delete`, each is removed as it is read."""
+        self._map.check_number(flags, "flags")
         position, start, room = ffi.new("uint64_t *"), 1, _BATCH
         while True:
             keys, values = ffi.new("uint8_t[]", room * self._map.key_size), ffi.new("uint8_t[]", max(room * self._map.value_bytes, 1))
@@ -247,6 +298,7 @@ class MapBatch:
 
     def update(self, items: Iterable[tuple[object, object]] | MutableMapping, flags: int = 0) -> int:
         """Stores all pairs; returns how many."""
+        self._map.check_number(flags, "flags")
         pairs = items.items() if hasattr(items, "items") else items
         coded = [(self._typed.encode_key(key), self._typed.encode_value(value)) for key, value in pairs]
         keys, values = b"".join(key for key, _ in coded), b"".join(value for _, value in coded)

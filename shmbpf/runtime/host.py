@@ -1,6 +1,7 @@
 """A supervisor as a process of its own, for programs that use shmbpf as a library: `python -m shmbpf.runtime.host NAMESPACE CPUS`.
 
 Prints `ready` on stdout once every CPU is forked. Ends when its stdin is closed (so it cannot outlive who started it), on SIGTERM, or on request.
+Lines of trace_printk go to whoever follows them (runtime/trace.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ def main(argv: list[str]) -> int:
     name, cpus = argv[1], int(argv[2]) or None
     ended = []
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, lambda *_: ended.append(True))
     try:
         with Namespace(name, role="host") as namespace, Supervisor(namespace, cpus) as supervisor:
             supervisor.start()
@@ -29,6 +31,8 @@ def main(argv: list[str]) -> int:
             while not ended and not supervisor.failed:
                 supervisor.poll(0.2)
                 _report(supervisor)
+            supervisor.stop()
+            _report(supervisor)
             return 1 if supervisor.failed else 0
     except ShmbpfError as error:
         print(f"error {error}", flush=True)
@@ -39,10 +43,6 @@ def _report(supervisor: Supervisor) -> None:
     for notice in supervisor.notices:
         print(f"shmbpf: {notice}", file=sys.stderr, flush=True)
     supervisor.notices.clear()
-    trace = supervisor.read_trace()
-    if trace:
-        sys.stderr.write(trace.decode(errors="replace"))
-        sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ class CpuReport:
     def as_json(self) -> dict:
         """The document of one CPU."""
         document = {"cpu": self.cpu, "pid": self.pid, "packets": self.packets, "bytes": self.bytes, "verdicts": self.flat_verdicts,
-                    "run_ns": self.run_ns, "runs": self.runs, "faults": self.faults, "lost": self.lost, "restarts": self.restarts}  # fmt: skip
+                    "run_ns": self.run_ns, "runs": self.runs, "faults": self.faults, "lost": self.lost, "restarts": self.restarts,
+                    "events": {"sent": self.events_sent, "lost": self.events_lost}}  # fmt: skip
         return document if self.cpu is not None else {key: value for key, value in document.items() if key not in ("cpu", "pid")}
 
 

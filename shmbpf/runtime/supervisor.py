@@ -12,18 +12,20 @@ import selectors
 import signal
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from shmbpf._ffi import ffi, lib
-from shmbpf.engine.fault import describe_fault, describe_place
+from shmbpf._ffi import lib
 from shmbpf.engine.program import Program
+from shmbpf.engine.trace import trace_pipe
 from shmbpf.errors import ShmbpfError
 from shmbpf.maps.map import Map
 from shmbpf.runtime.control import ControlServer, Reply, receive_message, refusal, send_message
+from shmbpf.runtime.faults import FaultWatch
 from shmbpf.runtime.report import CpuReport, read_cpu
-from shmbpf.runtime.worker import WorkerPlan, run_worker
+from shmbpf.runtime.trace import TraceHub
+from shmbpf.runtime.worker import END_SIGNALS, WorkerPlan, run_worker
 from shmbpf.shm.namespace import Namespace
 from shmbpf.shm.segment import Segment
 
@@ -57,7 +59,6 @@ class Supervisor:
         self.notices: list[str] = []
         self.failed: set[int] = set()
         self._children: dict[int, _Child] = {}
-        self._faults_seen = 0
         namespace.claim_runtime()
         with ExitStack() as undo:
             undo.callback(namespace.release_runtime)
@@ -71,9 +72,10 @@ class Supervisor:
             self.server = ControlServer(namespace.run_dir, self._answer)
             undo.pop_all()
         self._run = lib.net_run_of(self.run.base, self.run.bytes)
+        self.faults = FaultWatch(namespace, self.run, self.cpus)
         self.dev = lib.net_dev_of(self.device.base, self.device.bytes)
-        trace_read, trace_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.trace_fd = trace_read
+        self._trace_fd, trace_write = trace_pipe()
+        self.trace = TraceHub(namespace.run_dir, self.server.selector, self._trace_fd, self._lost_lines)
         self.plan = WorkerPlan(namespace, self.device, self.run, out_fd=out_fd, trace_fd=trace_write, budget=budget)
         self._wake_fd, wake = socket.socketpair()
         self._wake_fd.setblocking(False)
@@ -97,10 +99,14 @@ class Supervisor:
 
     def _fork(self, cpu: int, hasty: int = 0) -> None:
         ours, theirs = socket.socketpair()
-        pid = os.fork()
-        if pid == 0:
-            ours.close()
-            run_worker(self.plan, cpu, theirs)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)  # a child must not run our handlers: it takes over with these blocked
+        try:
+            pid = os.fork()
+            if pid == 0:
+                ours.close()
+                run_worker(self.plan, cpu, theirs, before)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         ours.settimeout(2)
         child = _Child(pid, os.pidfd_open(pid), ours, time.monotonic(), hasty, lib.net_run_cpu(self.run.base, cpu).packets)
@@ -116,7 +122,7 @@ class Supervisor:
     def poll(self, timeout: float) -> None:
         """Reaps, restarts and answers; waits at most `timeout` seconds for something to do."""
         self.server.poll(timeout)
-        self._note_faults()
+        self.notices += self.faults.look(time.monotonic())
 
     def _reap(self, cpu: int) -> None:
         child = self._children.pop(cpu)
@@ -154,7 +160,7 @@ class Supervisor:
             return f"CPU {cpu} (PID {pid}) {how} between packets"
         try:
             with Program.open(self.namespace, stats.prog_id) as program:
-                return f"CPU {cpu} (PID {pid}) {how} in program {program.name} (id {program.id}), at or after {describe_place(program, stats.insn)}"
+                return f"CPU {cpu} (PID {pid}) {how} in program {program.name} (id {program.id})"
         except ShmbpfError:
             return f"CPU {cpu} (PID {pid}) {how} in program id {stats.prog_id}"
 
@@ -168,14 +174,6 @@ class Supervisor:
             except ShmbpfError:
                 continue  # gone meanwhile
         return repairs
-
-    def _note_faults(self) -> None:
-        first = max(self._faults_seen, self._run.fault_cnt - lib.NET_FAULT_LOG)
-        for index in range(first, self._run.fault_cnt):
-            fault = lib.net_run_fault(self.run.base, self.run.bytes, index)
-            if fault != ffi.NULL:
-                self.notices.append("fault: " + describe_fault(self.namespace, fault))
-        self._faults_seen = self._run.fault_cnt
 
     # -- packets --
 
@@ -199,10 +197,10 @@ class Supervisor:
 
     def read_trace(self) -> bytes:
         """Lines of trace_printk that have come since the last call."""
-        try:
-            return os.read(self.trace_fd, 1 << 16)
-        except BlockingIOError:
-            return b""
+        return self.trace.take_kept()
+
+    def _lost_lines(self) -> Counter[int]:
+        return Counter({cpu: lost for cpu in range(self.cpus) if (lost := lib.net_run_cpu(self.run.base, cpu).trace_lost)})
 
     # -- requests --
 
@@ -261,7 +259,7 @@ class Supervisor:
         self.kill()
         while self._children:
             self.server.poll(1.0)
-        self._note_faults()
+        self.notices += self.faults.look(time.monotonic(), is_last=True)
 
     def kill(self) -> None:
         """Ends the workers at once; once stop() was called they are not replaced."""
@@ -273,8 +271,9 @@ class Supervisor:
         """Stops everything and removes device, statistics and control socket. The namespace stays the caller's."""
         self.stop()
         signal.set_wakeup_fd(-1)
+        self.trace.close()
         self.server.close()
-        for fd in (self.trace_fd, self.plan.trace_fd):
+        for fd in (self._trace_fd, self.plan.trace_fd):
             os.close(fd)
         self._wake.close()
         self._wake_fd.close()

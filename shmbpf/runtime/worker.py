@@ -24,6 +24,8 @@ from shmbpf.runtime.control import decode_bytes, encode_bytes, receive_message, 
 from shmbpf.shm.namespace import Namespace
 from shmbpf.shm.segment import Segment
 
+#: what ends a runtime: the supervisor's business, a worker is ended by it (or dies with it)
+END_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 _PR_SET_PDEATHSIG = 1
 _IDLE_NS = 20_000_000
 
@@ -42,11 +44,11 @@ class WorkerPlan:
     supervisor_pid: int = field(default_factory=os.getpid)
 
 
-def run_worker(plan: WorkerPlan, cpu: int, channel: socket.socket) -> NoReturn:
-    """Never returns: ends the process with 0 after a stop, 1 after an error (its text goes to stderr)."""
+def run_worker(plan: WorkerPlan, cpu: int, channel: socket.socket, mask: set[int]) -> NoReturn:
+    """Never returns: ends the process with 0 after a stop, 1 after an error (its text goes to stderr). `mask` is the signal mask to work with."""
     status = 1
     try:
-        _settle(plan)
+        _settle(plan, mask)
         Worker(plan, cpu, channel).loop()
         status = 0
     except (ShmbpfError, OSError) as error:
@@ -55,11 +57,12 @@ def run_worker(plan: WorkerPlan, cpu: int, channel: socket.socket) -> NoReturn:
         os._exit(status)
 
 
-def _settle(plan: WorkerPlan) -> None:
-    """Signals and inheritance: Ctrl-C is the supervisor's business, its death is ours, its client slot is not."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _settle(plan: WorkerPlan, mask: set[int]) -> None:
+    """Signals and inheritance: the end of a run is the supervisor's business, its death is ours, its client slot is not."""
+    for number in END_SIGNALS:  # sent to a whole process group they must not tear a CPU out of a program
+        signal.signal(number, signal.SIG_IGN)
     signal.set_wakeup_fd(-1)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != plan.supervisor_pid:  # it died before it could take us along
         os._exit(1)
@@ -89,7 +92,7 @@ class Worker:
             self._worker.source[index], self._worker.source_bytes[index] = base, size
         if plan.out_fd >= 0:
             self._worker.out = lib.net_out_new(plan.out_fd)
-        self._worker.trace_fd = plan.trace_fd
+        self._worker.trace.fd = plan.trace_fd
 
     def loop(self) -> None:
         """Works until the runtime stops or the device is closed and drained."""

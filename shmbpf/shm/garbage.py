@@ -24,6 +24,11 @@ def held_dir(prefix: str) -> Path:
     return SHM_DIR / f"{prefix}.held"
 
 
+def wake_dir(prefix: str) -> Path:
+    """Directory of the pipes that wake consumers of events, one named after each segment that has consumers; it may not exist."""
+    return SHM_DIR / f"{prefix}.wake"
+
+
 def hold(prefix: str, holder: str, held: str) -> None:
     """`holder` ("prog.3") keeps `held` ("map.7") alive from now on. Idempotent; FileNotFoundError when `held` is gone. Under the create lock."""
     own_directory(held_dir(prefix))
@@ -63,7 +68,19 @@ def collect(prefix: str) -> list[str]:
         if claim is not None:
             os.close(claim)
     _remove_if_empty(held_dir(prefix))
+    _remove_pipes(prefix, live)
     return dead
+
+
+def _remove_pipes(prefix: str, live: set[str]) -> None:
+    """Pipes whose segment is gone."""
+    directory = wake_dir(prefix)
+    try:
+        for name in set(os.listdir(directory)) - live:
+            (directory / name).unlink(missing_ok=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    _remove_if_empty(directory)
 
 
 def _holds(prefix: str) -> list[tuple[str, str]]:

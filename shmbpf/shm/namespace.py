@@ -6,6 +6,7 @@ Names in /dev/shm:
     shmbpf.<uid>.<ns>.<kind>.<id>  map, prog, dev, run, ...
     shmbpf.<uid>.<ns>.fs/          the pin tree (its bpffs)
     shmbpf.<uid>.<ns>.held/        what objects keep alive (garbage.py)
+    shmbpf.<uid>.<ns>.wake/        pipes that wake consumers of events (events/wake.py)
     shmbpf.<uid>.<ns>.run/         the control socket of the running runtime
 
 The control segment comes first and goes last: whoever closes a namespace that holds nothing any more removes it.
@@ -26,12 +27,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shmbpf._ffi import ffi, lib
-from shmbpf.errors import NamespaceBusyError, SegmentError, ShmbpfError
+from shmbpf.errors import ClosedError, NamespaceBusyError, SegmentError, ShmbpfError
 from shmbpf.shm.garbage import collect, hold, release
+from shmbpf.shm.live import Handle, owned, take_away
 from shmbpf.shm.segment import SHM_DIR, Segment, unlink
 
 #: segment kinds by the word in their names
-KINDS = {"ctl": lib.SHM_KIND_CTL, "map": lib.SHM_KIND_MAP, "prog": lib.SHM_KIND_PROG, "dev": lib.SHM_KIND_DEV, "run": lib.SHM_KIND_RUN}
+KINDS = {"ctl": lib.SHM_KIND_CTL, "map": lib.SHM_KIND_MAP, "prog": lib.SHM_KIND_PROG, "ring": lib.SHM_KIND_RING, "dev": lib.SHM_KIND_DEV, "run": lib.SHM_KIND_RUN}
 _COUNTERS = {"map": "next_map_id", "prog": "next_prog_id"}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FLOCK = "hhqqi4x"  # struct flock
@@ -80,8 +82,12 @@ class Namespace:
     """This process's membership in a namespace: a client slot (D6) and the right to create and open objects.
 
     A namespace that does not exist is made. `client` is the `struct shm_client *` every map operation is done with. Not inherited over fork: a child makes
-    its own.
+    its own. Used after `close()` it raises ClosedError.
     """
+
+    _lock_fd = Handle()
+    client = Handle()
+    ctl = Handle()
 
     def __init__(self, name: str = "default", *, role: str = "python", cpu: int | None = None):
         self.name = name
@@ -90,7 +96,7 @@ class Namespace:
         self._create_depth = 0
         self._clients: list = []
         self._segment, self._lock_fd = self._open_control()
-        self.ctl = lib.shm_ctl_of(self._segment.base, self._segment.bytes)
+        self.ctl = owned(lib.shm_ctl_of(self._segment.base, self._segment.bytes), self._segment.close)
         self._pid = os.getpid()
         self.client = self._attach(lib.SHM_NO_CPU if cpu is None else cpu, role)
 
@@ -113,42 +119,43 @@ class Namespace:
     def _make_control(self, name: str) -> None:
         """Makes it under another name and links it into place, so that nobody ever sees a half-made one and exactly one maker wins."""
         draft = f"{self.prefix}.new.{secrets.token_hex(8)}"
-        try:
-            with Segment.create(draft, lib.shm_ctl_bytes()) as segment:
+        with Segment.create(draft, lib.shm_ctl_bytes()) as segment:
+            try:
                 lib.shm_ctl_init(segment.base, segment.bytes)
                 lib.shm_publish(ffi.addressof(lib.shm_ctl_of(segment.base, segment.bytes), "head"))
-                try:
-                    os.link(SHM_DIR / draft, SHM_DIR / name)
-                except (FileExistsError, FileNotFoundError):
-                    pass  # somebody else was first, or took the draft for garbage: look again
-        finally:
-            unlink(draft)
+                os.link(SHM_DIR / draft, SHM_DIR / name)
+            except (FileExistsError, FileNotFoundError):
+                pass  # somebody else was first, or took the draft for garbage: look again
+            finally:
+                unlink(draft)
 
     def _attach(self, cpu: int, role: str):
         try:
             return self.new_client(role, cpu)
         except SegmentError:
-            os.close(self._lock_fd)
-            self._segment.close()
+            self._abandon()
             raise
 
     def new_client(self, role: str, cpu: int = lib.SHM_NO_CPU):
         """One more client slot of this process (`struct shm_client *`), for a thread that takes locks beside others; given back by
         drop_client(), or with the namespace."""
         client = ffi.new("struct shm_client *")
-        err = lib.shm_client_attach(client, self._segment.fd, self._segment.bytes, cpu, role.encode()[:15])
+        with self.mutex:
+            self._require_open()
+            err = lib.shm_client_attach(client, self._segment.fd, self._segment.bytes, cpu, role.encode()[:15])
         if err == -errno.EBUSY:
             raise NamespaceBusyError(f"CPU {cpu} of namespace {self.name!r} is in use by another process")
         if err:
             raise SegmentError(f"namespace {self.name!r}: cannot attach: {os.strerror(-err)} (at most {lib.SHM_MAX_CLIENTS} clients)")
+        client.prefix = self.prefix.encode()
         client = ffi.gc(client, lib.shm_client_detach)  # one that is dropped, not closed, must not stay in the fork handler's table
         self._clients.append(client)
         return client
 
     def drop_client(self, client) -> None:
-        """Gives a slot of new_client() back."""
-        self._clients.remove(client)
-        lib.shm_client_detach(client)
+        """Gives a slot of new_client() back: as soon as nobody has `client` any more."""
+        if client in self._clients:
+            self._clients.remove(client)
 
     # -- locks --
 
@@ -190,7 +197,8 @@ class Namespace:
 
     def has_runtime(self) -> bool:
         """True while some process drives the namespace's CPUs."""
-        answer = fcntl.fcntl(self._lock_fd, fcntl.F_OFD_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, lib.SHM_RUNTIME_BYTE, 1, 0))
+        with self.mutex:  # nobody closes the descriptor meanwhile
+            answer = fcntl.fcntl(self._lock_fd, fcntl.F_OFD_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, lib.SHM_RUNTIME_BYTE, 1, 0))
         return struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
 
     # -- possible CPUs --
@@ -240,6 +248,7 @@ class Namespace:
 
     def open_segment(self, kind: str, number: int) -> Segment:
         """An existing object; FileNotFoundError when there is none of that kind and id."""
+        self._require_open()
         return Segment.open(f"{self.prefix}.{kind}.{number}", KINDS[kind])
 
     def ids(self, kind: str) -> list[int]:
@@ -289,17 +298,22 @@ class Namespace:
 
     def close(self) -> None:
         """Leaves the namespace; the last one out removes what is left of an empty one. Idempotent."""
-        if self._lock_fd < 0:
+        if "_lock_fd" not in self.__dict__:
             return
         if os.getpid() != self._pid:
             self._abandon()
             return
         with self.mutex:
-            while self._clients:
-                lib.shm_client_detach(self._clients.pop())
-            self.collect()
-            with self.creating():
-                self._remove_if_empty()
+            self._leave()
+
+    def _leave(self) -> None:
+        if "_lock_fd" not in self.__dict__:
+            return  # another thread was faster
+        self._clients.clear()
+        take_away(self, "client")
+        self.collect()
+        with self.creating():
+            self._remove_if_empty()
         self._abandon()
 
     def _remove_if_empty(self) -> None:
@@ -315,9 +329,18 @@ class Namespace:
 
     def _abandon(self) -> None:
         """Closes descriptors and mapping without touching shared state: what a forked child does with its parent's membership."""
-        os.close(self._lock_fd)
-        self._lock_fd = -1
-        self._segment.close()
+        os.close(self.__dict__.pop("_lock_fd"))
+        self._clients.clear()
+        self.__dict__.pop("client", None)
+        take_away(self, "ctl")
+
+    def _require_open(self) -> None:
+        if "_lock_fd" not in self.__dict__:
+            raise ClosedError(self.closed_text())
+
+    def closed_text(self) -> str:
+        """What using it after its end is answered with."""
+        return f"namespace {self.name!r} is closed here: its Runtime or Namespace object was used after its end"
 
     def __enter__(self) -> Namespace:
         return self

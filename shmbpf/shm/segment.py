@@ -37,7 +37,12 @@ class Segment:
     def create(cls, name: str, size: int) -> Segment:
         """A new zeroed, unpublished segment of `size` bytes. Raises SpaceError when /dev/shm (or memory) has no room for it."""
         require_space(size, name)
-        shared = posix_ipc.SharedMemory("/" + name, posix_ipc.O_CREX, mode=0o600)
+        try:
+            shared = posix_ipc.SharedMemory("/" + name, posix_ipc.O_CREX, mode=0o600)
+        except (posix_ipc.PermissionsError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            raise _no_permission(name) from None
         try:
             fcntl.flock(shared.fd, fcntl.LOCK_SH)
             _allocate(shared.fd, size, name)
@@ -73,6 +78,11 @@ class Segment:
 
     def __exit__(self, *exc) -> None:
         self.close()
+
+
+def _no_permission(name: str) -> SegmentError:
+    return SegmentError(f"{SHM_DIR} ({_owner_of(SHM_DIR)}) does not let uid {os.geteuid()} create {name}: have its owner allow it (chmod 1777 {SHM_DIR}), "
+                        "or run where it is writable")  # fmt: skip
 
 
 def unlink(name: str) -> None:

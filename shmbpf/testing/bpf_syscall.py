@@ -18,6 +18,8 @@ _ATTR_BYTES: Final = 152
 
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY, PROG_LOAD = range(6)
 PROG_TEST_RUN: Final = 10
+OBJ_PIN: Final = 6
+OBJ_GET: Final = 7
 OBJ_GET_INFO_BY_FD: Final = 15
 BTF_LOAD: Final = 18
 MAP_LOOKUP_AND_DELETE, MAP_FREEZE = 21, 22
@@ -187,3 +189,15 @@ def info_by_fd(fd: int, out_bytes: int = 256) -> bytes:
     memory = ctypes.create_string_buffer(out_bytes)
     attr = bpf(OBJ_GET_INFO_BY_FD, struct.pack("=2IQ", fd, out_bytes, ctypes.addressof(memory)))[1]
     return memory.raw[: struct.unpack_from("=I", attr, 4)[0]]
+
+
+def obj_pin(fd: int, path: str) -> None:
+    """BPF_OBJ_PIN."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    bpf(OBJ_PIN, struct.pack("=QIIi", ctypes.addressof(name), fd, 0, 0))
+
+
+def obj_get(path: str, flags: int = 0) -> int:
+    """BPF_OBJ_GET: a descriptor, which the caller closes."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return bpf(OBJ_GET, struct.pack("=QIIi", ctypes.addressof(name), 0, flags, 0))[0]

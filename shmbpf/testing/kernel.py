@@ -85,6 +85,15 @@ class KernelMap:
     def id(self) -> int:
         return struct.unpack_from("=I", sys_bpf.info_by_fd(self.fd), 4)[0]
 
+    def pin(self, path: str) -> None:
+        """Pins it on a bpffs."""
+        sys_bpf.obj_pin(self.fd, path)
+
+    @staticmethod
+    def get_pinned(path: str) -> None:
+        """Asks for what is pinned there, and lets it go again."""
+        os.close(sys_bpf.obj_get(path))
+
     def lookup(self, key: bytes | None, flags: int = 0) -> bytes:
         return sys_bpf.element(sys_bpf.MAP_LOOKUP, self.fd, key, flags=flags, out_bytes=self.value_bytes)
 

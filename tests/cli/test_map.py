@@ -129,7 +129,7 @@ def test_maps_that_share_a_name_need_an_id(shmbpf, make_map):
 def test_unknown_maps_are_refused(shmbpf, make_map, words):
     make_map()
     outcome = shmbpf("-j", "map", *words)
-    assert outcome.code == 1 and "shmbpf map show lists them" in outcome.err
+    assert outcome.code == 1 and "shmbpf map show lists them" in outcome.document["error"]
     assert "shmbpf map show lists them" in outcome.document["error"]
 
 

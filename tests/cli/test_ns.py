@@ -8,6 +8,7 @@ import secrets
 import pytest
 from support.programs import RETURN_2, make
 
+from shmbpf.events.perf import PerfRing
 from shmbpf.maps.map import Map
 from shmbpf.spec import MapSpec
 from shmbpf.uapi import MapType
@@ -74,13 +75,14 @@ def test_gc_cleans_namespaces_that_lost_their_control_segment(shmbpf, namespace)
     lost = f"/dev/shm/shmbpf.{os.getuid()}.{orphan}.map.1"
     with open(lost, "wb") as file:
         file.write(bytes(4096))
+    shmbpf.namespace = None  # without --ns it is all of them
     assert f"{orphan}: removed map.1" in shmbpf("ns", "gc").out
     assert not [name for name in os.listdir("/dev/shm") if f".{orphan}." in name]
 
 
 def test_check_finds_sound_maps(shmbpf, namespace, counters):
     assert shmbpf.ok("ns", "check", namespace.name) == f"{namespace.name}: map {counters.id} counters: ok\n"
-    assert shmbpf("-j", "ns", "check", namespace.name).document == [{"namespace": namespace.name, "id": counters.id, "name": "counters", "error": None}]
+    assert shmbpf("-j", "ns", "check", namespace.name).document == [{"namespace": namespace.name, "kind": "map", "id": counters.id, "name": "counters", "error": None}]
 
 
 def test_check_finds_damage_and_exits_with_1(shmbpf, namespace):
@@ -100,3 +102,25 @@ def test_check_finds_damage_and_exits_with_1(shmbpf, namespace):
 @pytest.mark.parametrize("words", [("list", "more"), ("gc", "more"), ("show", "a", "b"), ("frob",)])
 def test_wrong_words_exit_with_2(shmbpf, words):
     assert shmbpf("ns", *words).code == 2
+
+
+def test_gc_of_a_named_namespace_leaves_the_others_alone(shmbpf, namespace, namespace_name):
+    other = f"{namespace_name}-{secrets.token_hex(3)}"
+    lost = {name: f"/dev/shm/shmbpf.{os.getuid()}.{name}.map.999" for name in (namespace_name, other)}
+    for path in lost.values():
+        with open(path, "wb") as file:
+            file.write(bytes(4096))
+    try:
+        assert list(shmbpf("-j", "ns", "gc").document) == [namespace_name]
+        assert [os.path.exists(path) for path in lost.values()] == [False, True]
+        assert "--ns" in shmbpf.ok("ns", "gc", "--help")
+    finally:
+        os.unlink(lost[other])
+
+
+def test_check_looks_at_rings_too(shmbpf, namespace):
+    with Map.create(namespace, MapSpec("events", MapType.PERF_EVENT_ARRAY, 4, 4, 4)) as events, PerfRing.open(events, 0) as ring:
+        assert shmbpf.ok("ns", "check", namespace.name).splitlines()[-1] == f"{namespace.name}: ring {ring.id}: ok"
+        ring._handle.ctl.state[0].head = 5
+        outcome = shmbpf("ns", "check", namespace.name)
+        assert outcome.code == 1 and "head 5 is not a multiple of 8" in outcome.out

@@ -7,74 +7,20 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from shmbpf.cli import main
-from shmbpf.shm.namespace import Namespace
 from tests.support.captures import read_packets
 from tests.support.compile import compile_bpf
 from tests.support.paths import CAPTURES, ROOT, example_object
+from tests.support.shell import until
 
 WEB = CAPTURES / "web.pcap"
 COUNTER = example_object("xdp_counter")
 API = (ROOT / "tests" / "support" / "bpf_api.h").read_text()
-
-
-class Shell:
-    """Runs `shmbpf` in one namespace."""
-
-    def __init__(self, ns: str):
-        self.ns = ns
-        self.started: list[subprocess.Popen] = []
-        self.environment = os.environ | {"PYTHONPATH": str(ROOT), "SHMBPF_NS": ns, "COLUMNS": "160"}
-
-    def command(self, *words) -> list[str]:
-        return [sys.executable, "-m", "shmbpf", *map(str, words)]
-
-    def __call__(self, *words, stdin=None, timeout=60):
-        return subprocess.run(self.command(*words), env=self.environment, input=stdin, capture_output=True, timeout=timeout)
-
-    def ok(self, *words, **keywords) -> str:
-        done = self(*words, **keywords)
-        assert done.returncode == 0, done.stderr.decode()
-        return done.stdout.decode()
-
-    def refused(self, *words, **keywords) -> str:
-        """stderr of a command that must fail with 1 and one line."""
-        done = self(*words, **keywords)
-        text = done.stderr.decode()
-        assert done.returncode == 1, (done.returncode, text)
-        assert "Traceback" not in text and text.startswith("Error: ") and text.count("\n") == 1, text
-        return text
-
-    def start(self, *words) -> subprocess.Popen:
-        self.started.append(subprocess.Popen(self.command(*words), env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        return self.started[-1]
-
-
-@pytest.fixture
-def shell(namespace_name):
-    made = Shell(namespace_name)
-    yield made
-    for process in made.started:  # those of a test that failed half-way
-        process.kill()
-        process.communicate()
-    with Namespace(namespace_name):
-        pass
-
-
-def until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.01)
 
 
 # -- what it prints --

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import itertools
 import struct
@@ -215,3 +216,33 @@ def test_room_round_an_xdp_packet(kernel, meta, helper):
         code = assemble(f"r2 = {delta}\ncall {helper}\nexit")
         ours, linux = both(kernel, XDP, code, frame(), struct.pack("<6I", meta, 64, 0, 0, 0, 0), 24)
         assert ours == linux, delta
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("size", (65535, 69632, 73151, 73152, 73153, 77249, 300000))
+def test_largest_xdp_packets(kernel, size):
+    """One page and 17 fragments of a page each; what is more has no memory."""
+    ours, linux = both(kernel, XDP, PASS, bytes(size), data_out=1 << 19)
+    assert ours == linux
+    assert (ours == "ENOMEM") == (size > 73152)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(("size", "data_end"), [(73000, 0), (73000, 3000), (73000, 73000), (69632, 0), (69633, 0), (77000, 77000)])
+def test_largest_xdp_packets_with_a_context(kernel, size, data_end):
+    ours, linux = both(kernel, XDP, PASS, bytes(size), struct.pack("<6I", 0, data_end, 0, 0, 0, 0), data_out=1 << 19)
+    assert ours == linux
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("type", TYPES)
+def test_an_empty_context_is_refused(kernel, type):
+    """bpf(2): an address needs a size. Ours through the same struct, with an address and no bytes."""
+    from shmbpf.testing.bpf_syscall import PROG_TEST_RUN, bpf
+
+    with HookedProgram(type, PASS) as ours:
+        assert attempt(lambda: ours.run(frame(), ctx=b"")) == "EINVAL"
+    with kernel.KernelProgram.from_insns(type, PASS) as linux:
+        memory = ctypes.create_string_buffer(frame(), 256)
+        attr = struct.pack("=4I2Q4I2Q3I", linux.fd, 0, 64, 0, ctypes.addressof(memory), 0, 1, 0, 0, 0, ctypes.addressof(memory), 0, 0, 0, 0)
+        assert attempt(lambda: bpf(PROG_TEST_RUN, attr)) == "EINVAL"

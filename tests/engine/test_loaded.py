@@ -10,7 +10,7 @@ import shmbpf
 from shmbpf.elf import load_object
 from shmbpf.engine.loaded import load_spec
 from shmbpf.engine.program import Program
-from shmbpf.errors import LoadError, MapError, ObjectError
+from shmbpf.errors import LoadError, MapError, ObjectError, ShmbpfError
 from shmbpf.maps.map import Map
 from tests.support.compile import compile_bpf
 from tests.support.paths import ROOT, example_object
@@ -140,3 +140,125 @@ def test_program_can_be_opened_by_id_with_its_lines(namespace):
             assert program.name == "xdp_counter" and program.map_ids == sorted(map_.id for map_ in loaded.maps.values())
             file, line, _ = program.source_line(3)
             assert os.path.basename(file) == "prog.bpf.c" and line > 10
+
+
+TYPED = """
+struct pair { int a; long long b; };
+typedef unsigned int number;
+enum color { RED, GREEN };
+struct { __uint(type, BPF_MAP_TYPE_PROG_ARRAY); __uint(max_entries, 4); __uint(key_size, 4); __uint(value_size, 4); } jmp SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 4); __type(key, __u32); __type(value, __u64); } hits SEC(".maps");
+int counter;
+static __attribute__((noinline)) int sum(struct pair *p, const char *s, number n, enum color c, unsigned char list[4]) {
+    volatile int x = p->a + s[0] + n + c + list[1];
+    return x;
+}
+__attribute__((noinline)) int nothing(void) { volatile int x = counter; return x; }
+SEC("xdp") int jumping(struct xdp_md *ctx) {
+    struct pair p = { (int)(ctx->data_end - ctx->data), 2 };
+    char text[4] = {1, 2, 3, 4};
+    unsigned char list[4] = {1, 2, 3, 4};
+    __u32 key = 1;
+    counter++;
+    bpf_map_lookup_elem(&hits, &key);
+    bpf_tail_call(ctx, &jmp, 1);
+    return sum(&p, text, 3, GREEN, list) + nothing();
+}
+SEC("xdp") int tail1(struct xdp_md *ctx) { return XDP_TX; }
+SEC("tc") int other(struct __sk_buff *skb) { counter++; return skb->wire_len; }
+char _license[] SEC("license") = "GPL";
+"""
+
+
+def test_a_program_array_belongs_to_the_type_that_uses_it(namespace):
+    with load(namespace, TYPED) as loaded:
+        jmp, other = loaded.maps["jmp"], loaded.programs["other"]
+        assert jmp.handle.ctl.owner_prog_type == shmbpf.ProgType.XDP + 1
+        with pytest.raises(MapError) as refused:
+            jmp.update(bytes(4), struct.pack("<I", other.id))
+        assert refused.value.errno == 22
+
+
+def test_a_program_of_another_type_that_uses_the_array_is_refused(namespace):
+    with pytest.raises(LoadError, match="'jmp', which belongs to programs of another type"):
+        load(namespace, TYPED + """
+        SEC("tc") int jumping_too(struct __sk_buff *skb) { bpf_tail_call(skb, &jmp, 0); return 0; }
+        """)
+
+
+def test_everything_of_an_object_has_its_btf_id(namespace):
+    with load(namespace, TYPED) as one, load(namespace, TYPED) as two:
+        ids = []
+        for loaded in (one, two):
+            found = {map_.btf_id for map_ in loaded.maps.values() if map_.type != shmbpf.MapType.PROG_ARRAY}
+            found |= {program.image.ctl.btf_id for program in loaded.programs.values()}
+            assert len(found) == 1 and 0 not in found
+            ids += found
+        assert len(set(ids)) == 2
+        assert one.maps["jmp"].btf_id == 0
+
+
+def test_prototypes_are_kept_as_c(namespace):
+    with load(namespace, TYPED) as loaded:
+        program = loaded.programs["jumping"]
+        protos = [program.string(program.image.funcs[at].proto) for at in range(program.image.func_cnt)]
+    assert protos[0] == "int jumping(struct xdp_md * ctx)"
+    assert sorted(protos[1:]) == ["int nothing()", "int sum(struct pair * p, const char * s, number n, enum color c, unsigned char * list)"]
+
+
+@pytest.mark.kernel
+def test_a_context_nobody_asked_for_decides_what_a_program_sees(kernel):
+    """skb->wire_len is filled in by the context of the caller, in Linux."""
+    spec = load_object(compile_bpf(API + TYPED))
+    with shmbpf.Runtime(cpus=1) as rt, kernel.load_object(spec, "other") as linux:
+        ours = rt.load(compile_bpf(API + TYPED)).programs["other"]
+        for ctx in (None, bytes(192)):
+            assert ours.run(bytes(64), ctx=ctx).retval == linux.run(bytes(64), ctx=ctx or b"").retval == (64 if ctx else 0)
+        with pytest.raises(MapError) as refused:
+            ours.run(bytes(64), ctx=b"")
+        assert refused.value.errno == 22
+
+
+def test_programs_are_stored_as_they_are():
+    with shmbpf.Runtime(cpus=1) as rt, shmbpf.Runtime(cpus=1) as another:
+        obj, foreign = rt.load(compile_bpf(API + TYPED)), another.load(compile_bpf(API + TYPED))
+        jmp, tail = obj.maps["jmp"], obj.programs["tail1"]
+        jmp[1] = tail
+        assert jmp[1] == tail.id and obj.programs["jumping"].run(bytes(64)).retval == shmbpf.XdpAction.TX
+        jmp[2] = tail.program
+        jmp[3] = tail.id
+        assert set(dict(jmp.items()).values()) == {tail.id}
+        with pytest.raises(ShmbpfError, match="cannot hold"):
+            jmp[0] = foreign.programs["tail1"]
+
+
+def test_data_sections_are_indexed_by_number():
+    with shmbpf.Runtime(cpus=1) as rt:
+        obj = rt.load(compile_bpf(API + TYPED))
+        name = next(name for name in obj.maps if name.endswith(".bss"))
+        obj.programs["tail1"].run(bytes(64))
+        obj.programs["jumping"].run(bytes(64))
+        assert obj.maps[name][0] == {"counter": 1} and obj.maps[name][bytes(4)] == {"counter": 1}
+        assert list(obj.maps[name]) == [0]
+
+
+@pytest.mark.parametrize("numbers", [{"repeat": -3}, {"repeat": 1 << 32}, {"cpu": -1}, {"cpu": 7}], ids=str)
+def test_numbers_that_cannot_be_are_refused_with_their_limits(numbers):
+    with shmbpf.Runtime(cpus=4) as rt:
+        program = rt.load(example_object("xdp_counter")).programs["xdp_counter"]
+        with pytest.raises(ShmbpfError, match="CPUs 0 to 3" if "cpu" in numbers else "expected 0 to"):
+            program.run(bytes(64), **numbers)
+
+
+def test_programs_that_were_not_chosen_come_along_if_they_can(namespace):
+    source = TYPED + """
+    static long (*missing)(void) = (void *)4242;
+    SEC("xdp") int broken(struct xdp_md *ctx) { return missing(); }
+    SEC("?xdp") int optional(struct xdp_md *ctx) { return XDP_PASS; }
+    SEC("kprobe/x") int elsewhere(void *ctx) { return 0; }
+    """
+    with load(namespace, source, only=["jumping"], with_others=True) as loaded:
+        assert list(loaded.programs) == ["jumping", "tail1", "other"]
+        assert len(loaded.left_out) == 1 and "'broken'" in loaded.left_out[0] and "4242" in loaded.left_out[0]
+    with load(namespace, source, only=["jumping"]) as loaded:
+        assert list(loaded.programs) == ["jumping"]

@@ -17,7 +17,12 @@ from tests.support.captures import read_packets
 from tests.support.paths import CAPTURES, EXAMPLES, ROOT, example_object
 
 #: example -> entry program; the rest of each directory is found by name
-ENTRIES = {"xdp_counter": "xdp_counter", "flow_stats": "flow_stats", "tc_tailcall": "classify", "legacy_tc": "classify", "shared_atomic": "shared_atomic"}
+ENTRIES = {
+    "xdp_counter": "xdp_counter", "flow_stats": "flow_stats", "tc_tailcall": "classify", "legacy_tc": "classify", "shared_atomic": "shared_atomic",
+    "packet_sampler": "sampler", "event_log": "event_log",
+}  # fmt: skip
+#: types whose elements a program reads and writes
+VALUES = {shmbpf.MapType.ARRAY, shmbpf.MapType.HASH, shmbpf.MapType.PERCPU_ARRAY, shmbpf.MapType.PERCPU_HASH}
 
 
 def test_every_example_is_listed_here():
@@ -26,10 +31,33 @@ def test_every_example_is_listed_here():
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_script_of_example_runs(name):
-    environment = os.environ | {"SHMBPF": f"{sys.executable} -m shmbpf", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"SHMBPF": f"{sys.executable} -m shmbpf", "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["sh", str(EXAMPLES / name / "run.sh")], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "packets/s" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_flow_statistics_are_short_and_say_who_talks_most():
+    environment = os.environ | {"SHMBPF": f"{sys.executable} -m shmbpf", "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["sh", str(EXAMPLES / "flow_stats" / "run.sh")], env=environment, capture_output=True, text=True, timeout=120)
+    flows = re.findall(r"^ *(\d+) packets +\d+ bytes  (\w+) +(\S+) > (\S+)", done.stdout, re.M)
+    assert len(flows) == 10 and len(done.stdout.splitlines()) < 80
+    assert [int(flow[0]) for flow in flows] == sorted((int(flow[0]) for flow in flows), reverse=True)
+    assert "of 614 flows" in done.stdout
+
+
+def test_script_finds_the_command_of_the_checkout(tmp_path):
+    """As after `make demo`: nothing in PATH, the command in .venv/bin."""
+    for part in ("xdp_counter", "captures"):
+        (tmp_path / "examples").mkdir(exist_ok=True)
+        (tmp_path / "examples" / part).symlink_to(EXAMPLES / part) if part == "captures" else shutil.copytree(EXAMPLES / part, tmp_path / "examples" / part)
+    command = tmp_path / ".venv" / "bin" / "shmbpf"
+    command.parent.mkdir(parents=True)
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m shmbpf "$@"\n')
+    command.chmod(0o755)
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["sh", str(tmp_path / "examples" / "xdp_counter" / "run.sh")], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "packets/s" in done.stdout, done
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -78,7 +106,7 @@ def test_four_cpus_count_what_the_kernel_counts(name, kernel):
         assert total == expected
         for map_name, map_ in theirs.maps.items():
             raw = ours.maps[map_name].raw
-            if raw.type != shmbpf.MapType.PROG_ARRAY:
+            if raw.type in VALUES:
                 assert contents(raw) == contents(map_), map_name
 
 

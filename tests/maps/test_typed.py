@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
+import struct
 
 import pytest
 from support.btf_types import Types
@@ -15,6 +17,8 @@ from shmbpf.maps.codec import codec_of_word
 from shmbpf.maps.map import Map
 from shmbpf.maps.typed import TypedMap
 from shmbpf.spec import MapSpec
+from shmbpf.testing.bpf_syscall import MAP_CREATE
+from shmbpf.testing.bpf_syscall import bpf as sys_bpf
 from shmbpf.uapi import EXIST, NOEXIST, MapType
 
 T = Types()
@@ -246,3 +250,44 @@ def test_unknown_maps_are_refused_with_what_there_is(namespace, make):
     with pytest.raises(ShmbpfError, match="there is no namespace 'nowhere-at-all'"):
         open_map("n", ns="nowhere-at-all")
     assert [map_.name for map_ in find_maps(namespace, "other")] == []
+
+
+@pytest.mark.parametrize("use", [lambda m: m.raw.lookup(bytes(4), -1), lambda m: m.raw.lookup(bytes(4), 1 << 64), lambda m: m.raw.update(bytes(4), bytes(8), -1),
+                                 lambda m: m.raw.add(bytes(4), 1, cpu=-1), lambda m: m.raw.add(bytes(4), 1, offset=-8), lambda m: m.batch.update({0: 1}, flags=-1),
+                                 lambda m: list(m.batch.lookup(flags=1 << 64))])  # fmt: skip
+def test_numbers_c_cannot_take_are_invalid(namespace, use):
+    with TypedMap(Map.create(namespace, MapSpec("m", MapType.ARRAY, 4, 8, 2))) as m, pytest.raises(MapError) as refused:
+        use(m)
+    assert refused.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("numbers", [{"max_entries": -1}, {"max_entries": 1 << 32}, {"key_size": -4}, {"value_size": 1 << 40}, {"flags": -1}, {"map_extra": -1}], ids=str)
+def test_maps_of_impossible_sizes_are_invalid(namespace, numbers):
+    fields = {"name": "m", "type": MapType.ARRAY, "key_size": 4, "value_size": 8, "max_entries": 1} | numbers
+    with pytest.raises(MapError) as refused:
+        Map.create(namespace, MapSpec(**fields))
+    assert refused.value.errno == errno.EINVAL
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("name", ["plain_1.x", "", "with-dash", "a b", "a#b", "a/b"])
+def test_map_names_are_the_kernels(namespace, kernel, name):
+    def attempt(make):
+        try:
+            make().close()
+        except OSError as error:
+            return error.errno
+        return 0
+
+    ours = attempt(lambda: Map.create(namespace, MapSpec(name, MapType.ARRAY, 4, 8, 1)))
+
+    def linux():
+        """BPF_MAP_CREATE with the name as it is: the helpers of the oracle would clean it."""
+        os.close(sys_bpf(MAP_CREATE, struct.pack("=7I16s", 2, 4, 8, 1, 0, 0, 0, name.encode()))[0])
+
+    try:
+        linux()
+        assert ours == 0
+    except OSError as error:
+        assert ours == error.errno
+    assert (ours == errno.EINVAL) == bool(set(name) & set("- #/"))

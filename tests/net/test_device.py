@@ -334,11 +334,58 @@ def test_fault_is_logged_and_the_loop_goes_on(bench, tmp_path, hook, verdict):
     assert put(feed, flow_frame(2)) == 0
     worker.work()
     stats = bench.stats()
-    assert (stats.packets, stats.faults, bench.run.fault_cnt, verdicts(stats, hook)) == (2, 2, 2, {verdict: 2})
-    fault = lib.net_run_fault(bench.run_segment.base, bench.run_segment.bytes, 1)
+    assert (stats.packets, stats.faults, verdicts(stats, hook)) == (2, 2, {verdict: 2})
+    faults = bench.faults()
+    assert (faults.kind_cnt, faults.others, faults.kind[0].count) == (1, 0, 2)
+    fault = faults.kind[0].first
     assert (fault.code, fault.cpu, fault.prog_id, fault.insn, fault.addr) == (lib.VM_FAULT_MEMORY, 0, number, 1, 64)
     worker.__exit__()
     assert list(read_outputs(tmp_path)) == ["aborted"]
+
+
+def fault_at(number, code=None):
+    """A `struct vm_fault` at an instruction."""
+    return ffi.new("struct vm_fault *", {"code": code or lib.VM_FAULT_MEMORY, "prog_id": 3, "insn": number, "detail": b"detail of %d" % number})
+
+
+def test_faults_are_counted_by_kind_and_the_first_of_each_is_kept(bench):
+    faults = bench.faults()
+    for number, code in ((1, None), (2, None), (1, None), (1, lib.VM_FAULT_BUDGET), (1, None)):
+        lib.net_run_note_fault(faults, fault_at(number, code))
+    found = [(kind.first.insn, kind.first.code, kind.count) for kind in faults.kind[0:lib.net_run_fault_kinds(faults)]]
+    assert found == [(1, lib.VM_FAULT_MEMORY, 3), (2, lib.VM_FAULT_MEMORY, 1), (1, lib.VM_FAULT_BUDGET, 1)]
+
+
+def test_faults_of_too_many_kinds_are_still_counted(bench):
+    faults = bench.faults()
+    for number in range(lib.NET_FAULT_KINDS + 5):
+        lib.net_run_note_fault(faults, fault_at(number))
+    assert (faults.kind_cnt, faults.others) == (lib.NET_FAULT_KINDS, 5)
+    assert ffi.string(faults.kind[lib.NET_FAULT_KINDS - 1].first.detail) == b"detail of %d" % (lib.NET_FAULT_KINDS - 1)
+
+
+def test_a_reader_never_sees_a_fault_that_is_being_written(bench):
+    """The reader goes by kind_cnt while the writer fills kinds as fast as it can: what is visible is whole, with its own text."""
+    faults = bench.faults()
+    events = [fault_at(number) for number in range(lib.NET_FAULT_KINDS)]
+
+    def write():
+        for event in events:
+            for _ in range(200):
+                lib.net_run_note_fault(faults, event)
+
+    writer, looks = threading.Thread(target=write), 0
+    writer.start()
+    while writer.is_alive() or not looks:
+        for kind in faults.kind[0:lib.net_run_fault_kinds(faults)]:
+            assert ffi.string(kind.first.detail) == b"detail of %d" % kind.first.insn and kind.count >= 1
+        looks += 1
+    writer.join()
+    assert sum(kind.count for kind in faults.kind) == 200 * lib.NET_FAULT_KINDS
+
+
+def test_there_are_no_faults_of_a_cpu_the_run_does_not_have(bench):
+    assert lib.net_run_faults(bench.run_segment.base, bench.run_segment.bytes, bench.cpus) == ffi.NULL
 
 
 def test_programs_are_followed_while_the_worker_runs(bench):

@@ -29,9 +29,9 @@ class Outcome:
 
 
 class CommandLine:
-    """`shmbpf --ns NAME ...`, called like a function with words."""
+    """`shmbpf --ns NAME ...`, called like a function with words; without --ns for None."""
 
-    def __init__(self, namespace: str):
+    def __init__(self, namespace: str | None):
         self.namespace = namespace
 
     def __call__(self, *words: object) -> Outcome:
@@ -39,7 +39,7 @@ class CommandLine:
 
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exit_:
-            main(["--ns", self.namespace, *map(str, words)])
+            main([*(() if self.namespace is None else ("--ns", self.namespace)), *map(str, words)])
         return Outcome(exit_.value.code or 0, out.getvalue(), err.getvalue())
 
     def ok(self, *words: object) -> str:

@@ -78,6 +78,10 @@ class Bench:
         """`struct run_cpu *` of a CPU."""
         return lib.net_run_cpu(self.run_segment.base, cpu)
 
+    def faults(self, cpu: int = 0):
+        """`struct run_faults *` of a CPU."""
+        return lib.net_run_faults(self.run_segment.base, self.run_segment.bytes, cpu)
+
     def close_device(self) -> None:
         """No packet will come any more."""
         lib.net_dev_close(self.dev_segment.base, self.dev)

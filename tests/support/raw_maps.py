@@ -191,6 +191,7 @@ class RawMap:
         return check(lib.map_recover(self.handle, self.me))
 
     def close(self) -> None:
+        lib.map_detach(self.handle)
         lib.shm_unmap(self._base, self._size)
         os.close(self.fd)
 

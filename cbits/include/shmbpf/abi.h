@@ -7,7 +7,9 @@
 
 #include "base.h"
 #include "shm.h"
+#include "ring.h"
 #include "map.h"
+#include "ringbuf.h"
 #include "bpf.h"
 #include "prog.h"
 #include "cpu.h"

@@ -66,6 +66,8 @@ enum vm_limits {
 	VM_STACK_BYTES = 512,
 	VM_MAX_FRAMES = 8,
 	VM_SCRATCH_BYTES = 512,
+	VM_MAX_SPANS = 64,            /* records a program may hold reserved at a time */
+	VM_MAX_DYNPTRS = 576,         /* one for each 8 bytes of stack and scratch memory */
 	VM_MAX_TAIL_CALLS = 33,
 	VM_MAX_LOOPS = 8388608,       /* BPF_MAX_LOOPS: bpf_loop and may_goto */
 	VM_HEADROOM = 256,            /* XDP_PACKET_HEADROOM: from hard_start to data when an XDP program starts */
@@ -134,6 +136,27 @@ struct vm_registry;
 
 struct vm_cpu;
 
+/* Memory a program holds for a while: a record it has reserved in a ring buffer, a sample it is shown by bpf_user_ringbuf_drain(). */
+struct vm_span {
+	uint64_t base;
+	uint64_t bytes;
+	struct map *map;              /* whose record it is */
+	uint32_t writable;
+	uint32_t kind;                /* enum vm_span_kind */
+};
+
+enum vm_span_kind { VM_SPAN_FREE = 0, VM_SPAN_RECORD = 1, VM_SPAN_DYNPTR_RECORD = 2, VM_SPAN_SAMPLE = 3 };
+
+/* A dynptr. What lies on the program's stack is an opaque cookie; this is what it stands for, found by the address of the 16 bytes. */
+struct vm_dynptr {
+	uint64_t cookie;              /* of this use; 0 = not initialised. The stack bytes must still hold it */
+	uint64_t base;                /* 0 = a null dynptr */
+	uint32_t bytes;
+	uint32_t span;                /* index of its record in cpu->span + 1, 0 = plain memory */
+	uint32_t read_only;
+	uint32_t reserved;
+};
+
 /* clone_redirect and redirect-like helpers hand finished copies to the hook; `len` bytes at `data`. */
 typedef void (*vm_emit_fn)(struct vm_cpu *cpu, uint32_t ifindex, uint32_t flags, const uint8_t *data, uint32_t len);
 /* trace_printk: one formatted line, without newline. */
@@ -171,6 +194,13 @@ struct vm_cpu {
 	struct vm_fault fault;
 	uint64_t faults;
 	uint64_t tail_misses;         /* tail calls to an empty slot, or one that could not be opened */
+	uint64_t events_sent;         /* records put into perf rings and ring buffers (discarded ones not counted) */
+	uint64_t events_lost;         /* records that found no room */
+	uint64_t dynptr_serial;       /* the last cookie given */
+	uint32_t span_cnt;            /* indexes below this may be in use */
+	uint32_t span_used;           /* spans in use; must be 0 again when a run ends */
+	struct vm_span span[64];
+	struct vm_dynptr dynptr[576];
 };
 
 /* A CPU's memory: stack, packet arena below 4 GiB. `client` stays the caller's. -ENOMEM, -EADDRNOTAVAIL (nothing free below 4 GiB). */

@@ -24,9 +24,19 @@ enum vm_arg {
 	ARG_CONST_STR = 14,           /* NUL-terminated string in read-only map memory */
 	ARG_LONG_WRITE = 15,          /* 8 writable, aligned bytes */
 	ARG_MEM_WRITE_OR_NULL = 16,   /* writable; NULL allowed when the size, the next argument, is 0 */
+	ARG_RECORD = 17,              /* start of a reserved ring buffer record, which the helper gives up */
+	ARG_DYNPTR_NEW = 18,          /* 16 aligned bytes of stack that become a dynptr */
+	ARG_DYNPTR = 19,              /* an initialised dynptr */
+	ARG_DYNPTR_RECORD = 20,       /* the dynptr of a reserved ring buffer record, which the helper gives up */
 };
 
-enum vm_ret { RET_INT = 0, RET_VOID = 1, RET_MAP_VALUE_OR_NULL = 2 };
+enum vm_ret {
+	RET_INT = 0,
+	RET_VOID = 1,
+	RET_MAP_VALUE_OR_NULL = 2,
+	RET_RECORD_OR_NULL = 3,       /* memory of a ring buffer record that must be submitted or discarded */
+	RET_DYNPTR_MEM_OR_NULL = 4,   /* memory a dynptr stands for */
+};
 
 typedef uint64_t (*vm_helper_fn)(struct vm_cpu *cpu, uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t r5);
 

@@ -30,6 +30,9 @@ enum map_cap {
 	MAP_CAP_LOOKUP_DELETE = 16,
 	MAP_CAP_BATCH_DELETE = 32,
 	MAP_CAP_HOLDS_PROGS = 64,     /* values are program ids */
+	MAP_CAP_HOLDS_RINGS = 128,    /* values are ids of perf rings */
+	MAP_CAP_RINGBUF = 256,        /* records from programs to user space */
+	MAP_CAP_USER_RINGBUF = 512,   /* records from user space to programs */
 };
 
 /* UAPI: flags of map creation and of element operations. */
@@ -114,6 +117,7 @@ struct map_ops {
 	int (*layout)(const struct map_attr *attr, struct map_layout *out);    /* bytes[] of the areas, overflow-checked; map.c places them */
 	void (*init)(struct map *map);                                         /* fresh zeroed segment -> empty map */
 	int (*open)(struct map *map);                                          /* handle fields of this type from the layout */
+	void (*close)(struct map *map);                                        /* undoes what open() and later use made in this process; NULL: nothing */
 	/* program side: pointer to the running CPU's value or NULL */
 	void *(*lookup)(struct map *map, struct shm_client *me, const void *key);
 	void *(*lookup_cpu)(struct map *map, struct shm_client *me, const void *key, uint32_t cpu);
@@ -165,6 +169,9 @@ struct map {
 	uint8_t *links;               /* type-private: element states */
 	uint8_t *buckets;             /* type-private */
 	uint8_t *lists;               /* type-private: free lists */
+	void *own;                    /* type-private memory of this process, freed by close() */
+	int32_t wake_fd;              /* rings: pipe that wakes consumers, -1 = not open */
+	uint32_t reserved;
 	struct map_layout layout;
 };
 
@@ -179,6 +186,9 @@ int map_plan(const struct map_attr *attr, struct map_layout *out);
 int map_format(uint8_t *base, const struct map_attr *attr, uint32_t id, const void *btf);
 /* Opens a mapped, published segment: validates it and fills the handle. -EINVAL when sizes and layout disagree. */
 int map_attach(struct map *map, uint8_t *base, uint64_t bytes);
+
+/* Lets go of what the handle has in this process besides the mapping, which stays the caller's. */
+void map_detach(struct map *map);
 
 /* Bytes of a value as bpf(2) copies it: value_size, or round_up(value_size, 8) * possible CPUs. */
 uint64_t map_value_bytes(const struct map *map);
@@ -207,5 +217,7 @@ uint32_t prog_array_slot(struct map *map, uint32_t index);
  * nothing about the program.)
  */
 int prog_array_store(struct map *map, uint32_t index, uint32_t prog_id, uint32_t prog_type, uint32_t attach_type, uint64_t flags);
+/* A program of this type uses the array. 0, or -EINVAL when it belongs to programs of another type. */
+int prog_array_own(struct map *map, uint32_t prog_type, uint32_t attach_type);
 
 #endif

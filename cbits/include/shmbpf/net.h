@@ -98,7 +98,7 @@ enum net_limits {
 	NET_QUEUE_BYTES = 1048576,    /* data bytes of one queue, a power of two */
 	NET_VERDICTS = 12,            /* verdict counters per hook; see net_verdict_name */
 	NET_HOOKS = 5,                /* enum vm_hook */
-	NET_FAULT_LOG = 64,           /* faults kept in the run segment */
+	NET_FAULT_KINDS = 64,         /* different faults a CPU keeps apart; the rest is counted together */
 	NET_BATCH = 32,               /* entries a producer collects before it publishes them */
 	NET_OUT_FILES = 64,           /* output files of one worker */
 	NET_TIMED_ALL = 64,
@@ -160,7 +160,7 @@ struct run_cpu {
 	uint64_t run_ns;              /* time in programs: the first NET_TIMED_ALL packets, then every NET_TIMED_EVERY-th counted that many times */
 	uint64_t faults;
 	uint64_t lost;                /* packets in hand when a worker died */
-	uint64_t events_sent;
+	uint64_t events_sent;         /* records its programs put into rings, and those that found no room; as of the last packet */
 	uint64_t events_lost;
 	uint64_t out_packets;
 	uint64_t out_errors;          /* output packets that could not be written */
@@ -172,14 +172,32 @@ struct run_cpu {
 	uint32_t ctl_word;            /* futex: the supervisor has a message for the worker */
 	uint32_t in_flight;           /* low bits of the queue position of the packet in hand, with bit 0 set; stale once tail has moved on; 0 = none */
 	int32_t out_errno;            /* of the last failed output */
-	uint64_t pad[10];
+	uint64_t trace_lost;          /* lines of trace_printk that the supervisor was too slow for */
+	uint64_t pad[9];
 };
 
-/* Control block of a run segment: [struct run_cpu per CPU][struct vm_fault log][struct shm_run]. */
+/*
+ * The faults of one CPU by kind: same program, same instruction, same code. Written by the worker that holds the CPU's lease: `first` is filled before
+ * `kind_cnt` takes it in (release) and never changes again, so a reader that goes by kind_cnt (acquire) never sees a half-written one, and a worker that is
+ * killed while it fills one leaves nothing visible. Counts are relaxed and belong to the CPU, not to the worker: they survive it.
+ */
+struct run_fault {
+	uint64_t count;               /* times this kind came */
+	struct vm_fault first;        /* as it was the first time */
+};
+
+struct run_faults {
+	uint32_t kind_cnt;            /* at most NET_FAULT_KINDS */
+	uint32_t reserved;
+	uint64_t others;              /* faults of kinds there was no room for */
+	struct run_fault kind[64];
+};
+
+/* Control block of a run segment: [struct run_cpu per CPU][struct run_faults per CPU][struct shm_run]. */
 struct shm_run {
 	struct shm_head head;
 	uint32_t cpu_cnt;
-	uint32_t fault_cnt;           /* faults ever logged; the log keeps the last NET_FAULT_LOG */
+	uint32_t reserved;
 	uint32_t supervisor_pid;
 	uint32_t stop;                /* 1: workers finish the packet in hand and return */
 	uint64_t started_ns;          /* CLOCK_MONOTONIC */
@@ -197,7 +215,12 @@ uint64_t net_run_bytes(uint32_t cpus);
 int net_run_format(uint8_t *base, uint64_t bytes, uint32_t id, uint32_t cpus, uint32_t pid);
 struct shm_run *net_run_of(uint8_t *base, uint64_t bytes);
 struct run_cpu *net_run_cpu(uint8_t *base, uint32_t cpu);
-struct vm_fault *net_run_fault(uint8_t *base, uint64_t bytes, uint32_t index);
+/* NULL for a CPU that the segment has no room for. */
+struct run_faults *net_run_faults(uint8_t *base, uint64_t bytes, uint32_t cpu);
+/* kind_cnt, read so that the kinds it counts can be read after it. */
+uint32_t net_run_fault_kinds(const struct run_faults *faults);
+/* Counts a fault under its kind. For the worker of that CPU only. */
+void net_run_note_fault(struct run_faults *faults, const struct vm_fault *fault);
 
 /* Feeding: entries put into one queue but not published yet. */
 struct net_batch {
@@ -261,6 +284,17 @@ int net_out_flush(struct net_out *out);
 uint64_t net_out_lost(const struct net_out *out);
 void net_out_free(struct net_out *out);
 
+/* Where a CPU's lines of trace_printk go: a pipe that takes whole lines and never blocks. */
+struct net_trace {
+	int32_t fd;                   /* -1 = nobody wants them */
+	uint32_t pid;                 /* shown in each line */
+	uint64_t lines;               /* printed */
+	uint64_t lost;                /* of these, lines that the pipe had no room for */
+};
+
+/* Lines of a CPU that no worker drives (a program run in this process) go to trace->fd from now on. Both stay the caller's. */
+void net_trace_follow(struct vm_cpu *cpu, struct net_trace *trace);
+
 /* Working: the private state of one CPU's loop. */
 struct net_worker {
 	struct vm_cpu *cpu;
@@ -269,21 +303,21 @@ struct net_worker {
 	uint8_t *run_base;
 	struct shm_run *run;
 	struct run_cpu *stats;
+	struct run_faults *faults;
 	struct net_out *out;          /* NULL = keep nothing */
 	const uint8_t *source[64];    /* mapped captures */
 	uint64_t source_bytes[64];
 	struct vm_prog *prog[5];      /* per hook, as of attach_gen */
 	uint32_t attach_gen;
 	uint32_t ctl_seen;            /* value of stats->ctl_word already handled */
-	int32_t trace_fd;             /* pipe that takes trace_printk lines (whole lines, non-blocking), -1 = none */
-	uint32_t reserved;
-	uint64_t trace_lines;         /* lines printed */
-	uint64_t trace_lost;          /* of these, lines that the pipe had no room for */
+	struct net_trace trace;
 	struct vm_error error;        /* of the last program that could not be opened */
 	struct net_queue *queue;
 	uint8_t *data;                /* of the queue */
 	uint64_t run_bytes;
 	uint64_t out_lost;            /* net_out_lost already counted */
+	uint64_t events_sent;         /* of cpu->events_sent and events_lost, what stats has already */
+	uint64_t events_lost;
 	uint64_t clock_ns;            /* what reading the clock costs, taken off each sample */
 	uint64_t ts_ns;               /* capture time of the packet in hand, for its copies */
 	uint64_t taken;               /* packets by this worker */

@@ -34,7 +34,7 @@ struct prog_func {
 	uint32_t insn;
 	uint32_t name;                /* offset in strings */
 	uint32_t type_id;
-	uint32_t reserved;
+	uint32_t proto;               /* offset in strings: the C prototype, "" = not known */
 };
 
 struct shm_prog {

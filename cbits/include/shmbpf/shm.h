@@ -30,6 +30,7 @@ enum shm_limits {
 	SHM_RUNTIME_BYTE = 2049,      /* held by the one runtime of the namespace */
 	SHM_NAME_BYTES = 16,          /* BPF_OBJ_NAME_LEN */
 	SHM_NO_CPU = 0xffff,          /* shm_client.cpu of a process that holds no CPU lease */
+	SHM_PREFIX_BYTES = 128,
 };
 
 enum shm_kind {
@@ -145,6 +146,7 @@ struct shm_client {
 	uint64_t steals;              /* locks taken over from the dead */
 	uint32_t blocker;             /* owner word behind the last -EBUSY: shm_owner_pid() names it */
 	uint32_t reserved;
+	char prefix[128];             /* "shmbpf.<uid>.<ns>": of segments opened by id; set after attaching, empty = none can be */
 };
 
 /*
