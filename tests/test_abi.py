@@ -8,7 +8,10 @@ from shmbpf import _build
 from shmbpf._ffi import ffi, lib
 
 STRUCTS = sorted(set(re.findall(r"^struct (\w+) \{", _build.preprocess(), re.M)))
-SHARED = ["shm_head", "shm_slot", "shm_ctl", "shm_map", "map_attr", "shm_prog", "prog_line", "prog_func", "shm_dev", "net_queue", "net_entry", "shm_run", "run_cpu", "vm_fault"]
+SHARED = [
+    "shm_head", "shm_slot", "shm_ctl", "shm_map", "map_attr", "shm_prog", "prog_line", "prog_func", "shm_dev", "net_queue", "net_entry", "shm_run", "run_cpu", "run_faults",
+    "vm_fault", "perf_event_mmap_page", "shm_wake", "ring_attr", "ring_state", "shm_ring", "ringbuf_state", "shm_ringbuf",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", STRUCTS)

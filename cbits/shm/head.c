@@ -5,7 +5,7 @@
 #include "atomic.h"
 #include "shmbpf/map.h"
 #include "shmbpf/net.h"
-#include "shmbpf/ring.h"
+#include "shmbpf/ringbuf.h"
 
 #include <errno.h>
 #include <time.h>
@@ -37,6 +37,7 @@ uint64_t shm_abi_fingerprint(void)
 		S(map_attr), F(map_attr, flags), F(map_attr, map_extra), F(map_attr, btf_bytes), F(map_attr, spin_lock_off), F(map_attr, name),
 		S(shm_map), F(shm_map, attr), F(shm_map, frozen), F(shm_map, seed), F(shm_map, owner_prog_type), F(shm_map, spareless),
 		S(ring_attr), S(shm_wake), S(ring_state), F(ring_state, lost_told), S(shm_ring), F(shm_ring, lost), F(shm_ring, state), S(perf_event_mmap_page),
+		S(ringbuf_state), F(ringbuf_state, sent), S(shm_ringbuf), F(shm_ringbuf, lost), F(shm_ringbuf, state), F(shm_ringbuf, wake),
 		S(prog_line), S(prog_func), S(shm_prog), F(shm_prog, insn_cnt), F(shm_prog, tag), F(shm_prog, run_cnt),
 		S(net_queue), F(net_queue, head), F(net_queue, tail), S(net_entry), F(net_entry, off), S(shm_dev), F(shm_dev, attached),
 		S(run_cpu), F(run_cpu, verdicts), F(run_cpu, pid), S(shm_run), S(run_faults), F(run_faults, kind), S(vm_fault), NET_QUEUE_BYTES,

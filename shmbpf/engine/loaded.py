@@ -13,7 +13,7 @@ from shmbpf.errors import LoadError, ObjectError
 from shmbpf.maps.map import Map, new_btf_id
 from shmbpf.shm.namespace import Namespace
 from shmbpf.spec import MapSpec, ObjectSpec, ProgramSpec
-from shmbpf.uapi import ANY, ProgType, prog_type_word
+from shmbpf.uapi import ANY, MapType, ProgType, prog_type_word
 
 
 class LoadedObject:
@@ -53,7 +53,7 @@ def load_spec(
         undo.callback(loaded.close)
         btf_id = new_btf_id(namespace) if spec.btf is not None else 0
         for name, map_spec in spec.maps.items():
-            loaded.maps[name] = loaded._stack.enter_context(Map.create(namespace, map_spec, btf_id=btf_id))
+            loaded.maps[name] = loaded._stack.enter_context(Map.create(namespace, _sized(map_spec, namespace), btf_id=btf_id))
         for name, map_spec in spec.maps.items():
             _fill(loaded.maps[name], map_spec)
         chosen = _choose(spec, only, program_type, loaded.warnings)
@@ -71,6 +71,16 @@ def load_spec(
         _wire_tail_calls(loaded)
         undo.pop_all()
     return loaded
+
+
+def _sized(spec: MapSpec, namespace: Namespace) -> MapSpec:
+    """With the number of entries that libbpf would ask for: a perf event array without one gets a slot for each possible CPU, a ring buffer's size is rounded up to a
+    power of two of pages (libbpf's map_set_def_max_entries() and adjust_ringbuf_sz())."""
+    if spec.type == MapType.PERF_EVENT_ARRAY and not spec.max_entries:
+        return replace(spec, max_entries=namespace.fix_cpus(namespace.possible_cpus or None))
+    if spec.type in (MapType.RINGBUF, MapType.USER_RINGBUF) and 0 < spec.max_entries <= 1 << 31:
+        return replace(spec, max_entries=max(lib.SHM_PAGE, 1 << (spec.max_entries - 1).bit_length()))
+    return spec
 
 
 def _fill(map_: Map, spec: MapSpec) -> None:

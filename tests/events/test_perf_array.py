@@ -286,3 +286,19 @@ def test_recovery_publishes_what_a_dead_cpu_had_committed(machine):
         assert events(machine).recover() == 1
         assert select.select([ring], [], [], 5)[0] and ring._handle.page.data_head == committed
         assert numbers(ring) == [0]
+
+
+def test_sizes_are_those_libbpf_would_ask_for():
+    """A perf event array without max_entries has a slot for each CPU; ring buffers are rounded up to a power of two of pages."""
+    source = """
+#include "bpf_api.h"
+char LICENSE[] SEC("license") = "GPL";
+struct { __uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY); __uint(key_size, 4); __uint(value_size, 4); } events SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_RINGBUF); __uint(max_entries, 1); } small SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_RINGBUF); __uint(max_entries, 12288); } odd SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_RINGBUF); __uint(max_entries, 8192); } even SEC(".maps");
+SEC("xdp") int pass(struct xdp_md *ctx) { return 2; }
+"""
+    with shmbpf.Runtime(cpus=3) as runtime:
+        maps = runtime.load(compile_bpf(source)).maps
+        assert {name: map_.raw.max_entries for name, map_ in maps.items()} == {"events": 3, "small": 4096, "odd": 16384, "even": 8192}
