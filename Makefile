@@ -6,7 +6,7 @@ STAMP   = $(VENV)/.built
 CSOURCES = $(wildcard cbits/*/*.c cbits/*/*.h cbits/include/shmbpf/*)
 JOBS   ?= auto
 
-.PHONY: help demo test build points stress bench sanitize clean
+.PHONY: help demo test build points stress bench sanitize models clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -31,7 +31,7 @@ test: points     ## set everything up and run all tests in parallel
 	$(BIN)/python -m pytest -n $(JOBS)
 
 stress: points   ## the long forms of the fuzz, stress and kill suites
-	SHMBPF_FUZZ_N=200000 SHMBPF_KILLS=5000 $(BIN)/python -m pytest -n $(JOBS) tests/crash tests/elf tests/net
+	SHMBPF_FUZZ_N=200000 SHMBPF_KILLS=5000 SHMBPF_EVENTS=10000000 SHMBPF_SCRIBBLE_S=60 $(BIN)/python -m pytest -n $(JOBS) tests/crash tests/elf tests/events tests/net
 	$(MAKE) sanitize
 
 bench: build     ## this machine's figures, beside the kernel's where permitted
@@ -39,6 +39,9 @@ bench: build     ## this machine's figures, beside the kernel's where permitted
 
 sanitize:        ## the map code under ASan/UBSan and TSan, as threads
 	$(MAKE) -C cbits/test
+
+models:          ## check the models of the shared-memory protocols with Spin (needs spin and gcc)
+	@models/check
 
 clean:           ## remove everything that was made
 	rm -rf $(VENV) build *.egg-info shmbpf/_abi*.so shmbpf/_abi*.c

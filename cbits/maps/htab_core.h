@@ -65,7 +65,8 @@ shm_inline struct shm_pool htab_pool(const struct map *map)
 	return (struct shm_pool){
 		.links = (struct shm_link *)map->links,
 		.lists = (struct shm_freelist *)map->lists,
-		.spareless = &map->ctl->spareless,
+		.missed = &map->ctl->spares_missed,
+		.filled = &map->ctl->spares_filled,
 		.recovered = &map->ctl->recovered,
 		.elems = map->elems,
 		.list_cnt = map->ncpu + 1,

@@ -30,31 +30,32 @@ static int is_dead(struct shm_client *me, struct owner_memo *memo, uint32_t owne
 	return memo->dead;
 }
 
-/* Takes the free lists over whose holders died: one that died in a replacement had its list's spare in hand. */
-static uint32_t recover_lists(struct map *map, struct shm_client *me, struct owner_memo *memo)
+/*
+ * Afterwards every free list that a dead client held has been taken over, by us or by somebody who is done with it: one that died in a replacement had its list's
+ * spare in hand, and whoever puts that element into a list before the missing spare has been counted makes room for one entry more than max_entries. So this
+ * waits for the living too. -EBUSY: somebody alive keeps a list; what the dead held must then stay where it is.
+ */
+static int settle_lists(struct map *map, struct shm_client *me)
 {
 	struct shm_pool pool = htab_pool(map);
-	uint32_t repairs = 0;
 
 	for (uint32_t list = 0; list < pool.list_cnt; list++) {
-		uint32_t word = shm_load(&pool.lists[list].lock);
+		int err = shm_load_acquire(&pool.lists[list].lock) ? shm_pool_lock(&pool, me, list) : 1;
 
-		if (word == 0 || !is_dead(me, memo, word & ~SHM_WAITERS) || shm_pool_lock(&pool, me, list) != 0)
-			continue;
-		shm_pool_unlock(&pool, me, list);
-		repairs++;
+		if (err < 0)
+			return err;
+		if (!err)
+			shm_pool_unlock(&pool, me, list);
 	}
-	return repairs;
+	return 0;
 }
 
 void htab_recover_bucket(struct map *map, struct shm_client *me, uint32_t b)
 {
 	struct shm_pool pool = htab_pool(map);
-	struct owner_memo memo = { 0, 1 };
 	uint32_t steps = 0, prev = SHM_NO_ELEM, first = shm_load(&htab_bucket(map, b)->head), elem = first;
+	int settled = settle_lists(map, me) == 0;
 
-	/* before an element is set free, or the missing spare would be taken for room: one entry more than max_entries */
-	recover_lists(map, me, &memo);
 	while (elem < map->elems && steps++ < map->elems && (shm_load(&htab_link(map, elem)->hash) & map->mask) == b) {
 		struct shm_link *link = htab_link(map, elem);
 		uint32_t next = shm_load(&link->next);
@@ -62,7 +63,8 @@ void htab_recover_bucket(struct map *map, struct shm_client *me, uint32_t b)
 		/* only the key of an interrupted replacement can be there twice, and its new element is the first */
 		if (elem != first && htab_same_key(map, first, elem)) {
 			htab_chain_out(map, me, b, prev, elem);
-			shm_pool_give(&pool, me, elem);
+			if (settled)
+				shm_pool_give(&pool, me, elem);
 		} else {
 			shm_store(&link->seq, (shm_load(&link->seq) + 1) & ~1u);
 			shm_store_release(&link->state, SHM_ELEM_LINKED);
@@ -80,6 +82,7 @@ void htab_recover_bucket(struct map *map, struct shm_client *me, uint32_t b)
 static uint32_t sweep_locks(struct map *map, struct shm_client *me, struct owner_memo *memo)
 {
 	uint32_t repairs = 0;
+	uint64_t steals;
 
 	for (uint32_t b = 0; b <= map->mask; b++) {
 		uint32_t word = shm_load(&htab_bucket(map, b)->lock);
@@ -89,7 +92,9 @@ static uint32_t sweep_locks(struct map *map, struct shm_client *me, struct owner
 		htab_unlock(map, me, b);
 		repairs++;
 	}
-	return repairs + recover_lists(map, me, memo);
+	steals = me->steals;
+	settle_lists(map, me);
+	return repairs + (uint32_t)(me->steals - steals);
 }
 
 /* An element OWNED by somebody dead (or by us, who hold none now): free, unless its bucket's recovery has found it reachable. */
@@ -107,7 +112,8 @@ static uint32_t sweep_element(struct map *map, struct shm_client *me, uint32_t e
 	if (!ours)
 		return 0;
 	SHM_POINT(pool_sweep_owned);
-	if (shm_pool_give(&pool, me, elem) != 0)
+	/* its owner may have died after the lists were looked at last */
+	if (settle_lists(map, me) != 0 || shm_pool_give(&pool, me, elem) != 0)
 		return 0;
 	__atomic_fetch_add(&map->ctl->swept, 1, __ATOMIC_RELAXED);
 	return 1;
@@ -128,7 +134,7 @@ uint32_t htab_sweep(struct map *map, struct shm_client *me)
 		if (state >= SHM_ELEM_LIMIT && (state == me->owner || is_dead(me, &memo, state)))
 			repairs += sweep_element(map, me, elem, state);
 	}
-	if (shm_load_acquire(pool.spareless) && shm_pool_refill_spares(&pool, me) == 0)
+	if (shm_pool_is_spareless(&pool) && shm_pool_refill_spares(&pool, me) == 0)
 		repairs++;
 	return repairs;
 }

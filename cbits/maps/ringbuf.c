@@ -13,7 +13,7 @@
  *
  * What survives a death: before `state_now` is stored, nothing of the reservation exists. After that whoever gets the lock publishes it, and its record is discarded
  * by the first one it stops: the consumer at the head of the ring, or a producer that finds no room. A committed record is delivered. Records are counted by
- * looking at them when `pending` passes, not when they are committed, so the counters are exact whoever died where. Model: ring.pml.
+ * looking at them when `pending` passes, not when they are committed, so the counters are exact whoever died where. Model: models/ringbuf.pml.
  */
 #define _GNU_SOURCE
 #include "ringbuf_core.h"

@@ -2,7 +2,9 @@
  * freelist.c - the seldom-taken half of the element pool: other CPUs' lists, lists whose owner died, lost spares, checking.
  *
  * Exactness. A pool has max_entries + lists elements, of which each list keeps one as spare, so no more than max_entries can be live. A death may take a
- * spare with it; `spareless` then keeps insertions back until free elements have filled the gaps, and the sweep returns what the dead one held.
+ * spare with it: who takes the list over counts it in `missed`, and insertions are kept back until free elements have filled the gaps and `filled` says so. The
+ * order is what counts (models/hash.pml has a mutant for each way to get it wrong): `missed` is raised before anything the dead one held is put into a list,
+ * looked at under a list's lock, and matched by `filled` only when every list has its spare.
  */
 #include "freelist.h"
 
@@ -56,7 +58,8 @@ void shm_pool_rebuild(const struct shm_pool *pool, uint32_t list)
 	shm_store(&to->head, head);
 	shm_store(&to->puts, shm_load(&to->puts) + 1);
 	if (spare == SHM_NO_ELEM)
-		shm_store_release(pool->spareless, 1);
+		__atomic_fetch_add(pool->missed, 1, __ATOMIC_ACQ_REL);
+	SHM_POINT(pool_rebuilt);
 	__atomic_fetch_add(pool->recovered, 1, __ATOMIC_RELAXED);
 }
 
@@ -69,8 +72,10 @@ static uint32_t count_puts(const struct shm_pool *pool)
 	return sum;
 }
 
-/* One round over all lists, beginning where elements were found last. */
-static uint32_t scan_lists(const struct shm_pool *pool, struct shm_client *me, uint32_t own)
+enum purpose { TO_INSERT, TO_REFILL };
+
+/* One round over all lists, beginning where elements were found last. Nothing is taken to insert while a spare is missing. */
+static uint32_t scan_lists(const struct shm_pool *pool, struct shm_client *me, uint32_t own, enum purpose purpose)
 {
 	uint32_t list = shm_load(&pool->lists[own].hint) % pool->list_cnt;
 
@@ -82,7 +87,7 @@ static uint32_t scan_lists(const struct shm_pool *pool, struct shm_client *me, u
 			continue;
 		if (shm_pool_lock(pool, me, list) != 0)
 			continue;
-		elem = shm_pool_pop_locked(pool, me, list);
+		elem = purpose == TO_INSERT && shm_pool_is_spareless(pool) ? SHM_NO_ELEM : shm_pool_pop_locked(pool, me, list);
 		shm_pool_unlock(pool, me, list);
 		if (elem != SHM_NO_ELEM) {
 			shm_store(&pool->lists[own].hint, list);
@@ -96,13 +101,15 @@ uint32_t shm_pool_take_any(const struct shm_pool *pool, struct shm_client *me, u
 {
 	if (!me->owner)
 		return SHM_NO_ELEM;
-	if (shm_load_acquire(pool->spareless) && shm_pool_refill_spares(pool, me) != 0)
-		return SHM_NO_ELEM;
 	/* an element put behind the scan's back was free all the time: look again. Bounded, should others put and take for ever */
 	for (uint32_t round = 0; round < 64; round++) {
-		uint32_t puts = count_puts(pool), elem = scan_lists(pool, me, own);
+		uint32_t puts, elem;
 
-		if (elem != SHM_NO_ELEM || puts == count_puts(pool))
+		if (shm_pool_is_spareless(pool) && shm_pool_refill_spares(pool, me) != 0)
+			return SHM_NO_ELEM;
+		puts = count_puts(pool);
+		elem = scan_lists(pool, me, own, TO_INSERT);
+		if (elem != SHM_NO_ELEM || (puts == count_puts(pool) && !shm_pool_is_spareless(pool)))
 			return elem;
 	}
 	return SHM_NO_ELEM;
@@ -127,15 +134,14 @@ int shm_pool_give_any(const struct shm_pool *pool, struct shm_client *me, uint32
 
 int shm_pool_refill_spares(const struct shm_pool *pool, struct shm_client *me)
 {
-	uint32_t missing = 0;
+	uint32_t missing = 0, missed = shm_load_acquire(pool->missed);
 
-	shm_store_release(pool->spareless, 0);
 	for (uint32_t list = 0; list < pool->list_cnt; list++) {
 		uint32_t elem;
 
 		if (shm_load(&pool->lists[list].spare) != SHM_NO_ELEM)
 			continue;
-		elem = scan_lists(pool, me, list);
+		elem = scan_lists(pool, me, list, TO_REFILL);
 		if (elem == SHM_NO_ELEM) {
 			missing++;
 			continue;
@@ -149,8 +155,10 @@ int shm_pool_refill_spares(const struct shm_pool *pool, struct shm_client *me)
 		shm_pool_unlock(pool, me, list);
 	}
 	if (missing)
-		shm_store_release(pool->spareless, 1);
-	return missing ? -EAGAIN : 0;
+		return -EAGAIN;
+	SHM_POINT(pool_refilled);
+	shm_store_release(pool->filled, missed);
+	return 0;
 }
 
 static int check_locked(const struct shm_pool *pool, uint32_t list, uint32_t *seen, char *why, uint32_t why_bytes)
@@ -165,7 +173,7 @@ static int check_locked(const struct shm_pool *pool, uint32_t list, uint32_t *se
 		}
 		seen[elem] = 1;
 	}
-	if (spare == SHM_NO_ELEM && shm_load(pool->spareless))
+	if (spare == SHM_NO_ELEM && shm_pool_is_spareless(pool))
 		return 0;
 	if (!shm_elem_is(pool, spare, SHM_ELEM_SPARE + list)) {
 		snprintf(why, why_bytes, "free list %u: its spare %u is not a spare element of it", list, spare);

@@ -16,7 +16,8 @@
 struct shm_pool {
 	struct shm_link *links;
 	struct shm_freelist *lists;
-	uint32_t *spareless;
+	uint32_t *missed;             /* spares ever found missing */
+	uint32_t *filled;             /* of these, made good; differs from *missed while a list may lack its spare */
 	uint64_t *recovered;
 	uint32_t elems;
 	uint32_t list_cnt;
@@ -59,6 +60,15 @@ shm_inline void shm_pool_unlock(const struct shm_pool *pool, struct shm_client *
 shm_inline int shm_elem_is(const struct shm_pool *pool, uint32_t elem, uint32_t state)
 {
 	return elem < pool->elems && shm_load(&pool->links[elem].state) == state;
+}
+
+/*
+ * 1 while a list may lack its spare: elements that look free then are not room. Asked under the list's lock, because who finds a spare missing says so before
+ * anything that the dead one held is put into any list.
+ */
+shm_inline int shm_pool_is_spareless(const struct shm_pool *pool)
+{
+	return shm_load_acquire(pool->missed) != shm_load_acquire(pool->filled);
 }
 
 /* First element of the list, now OWNED by us. A head that is no free element of this list was scribbled: rebuild. */
@@ -122,8 +132,8 @@ shm_inline uint32_t shm_pool_take(const struct shm_pool *pool, struct shm_client
 {
 	uint32_t elem, own = shm_pool_own_list(pool, me);
 
-	if (shm_likely(!shm_load(pool->spareless) && shm_load(&pool->lists[own].head) != SHM_NO_ELEM && shm_pool_lock(pool, me, own) == 0)) {
-		elem = shm_pool_pop_locked(pool, me, own);
+	if (shm_likely(shm_load(&pool->lists[own].head) != SHM_NO_ELEM && shm_pool_lock(pool, me, own) == 0)) {
+		elem = shm_unlikely(shm_pool_is_spareless(pool)) ? SHM_NO_ELEM : shm_pool_pop_locked(pool, me, own);
 		shm_pool_unlock(pool, me, own);
 		if (shm_likely(elem != SHM_NO_ELEM))
 			return elem;

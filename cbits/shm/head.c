@@ -35,7 +35,7 @@ uint64_t shm_abi_fingerprint(void)
 		S(shm_link), F(shm_link, next), F(shm_link, hash), F(shm_link, seq),
 		S(shm_bucket), F(shm_bucket, head), S(shm_freelist), F(shm_freelist, spare), F(shm_freelist, puts),
 		S(map_attr), F(map_attr, flags), F(map_attr, map_extra), F(map_attr, btf_bytes), F(map_attr, spin_lock_off), F(map_attr, name),
-		S(shm_map), F(shm_map, attr), F(shm_map, frozen), F(shm_map, seed), F(shm_map, owner_prog_type), F(shm_map, spareless),
+		S(shm_map), F(shm_map, attr), F(shm_map, frozen), F(shm_map, seed), F(shm_map, owner_prog_type), F(shm_map, spares_filled),
 		S(ring_attr), S(shm_wake), S(ring_state), F(ring_state, lost_told), S(shm_ring), F(shm_ring, lost), F(shm_ring, state), S(perf_event_mmap_page),
 		S(ringbuf_state), F(ringbuf_state, sent), S(shm_ringbuf), F(shm_ringbuf, lost), F(shm_ringbuf, state), F(shm_ringbuf, wake),
 		S(prog_line), S(prog_func), S(shm_prog), F(shm_prog, insn_cnt), F(shm_prog, tag), F(shm_prog, run_cnt),

@@ -31,7 +31,7 @@ KINDS = pytest.mark.parametrize("type", [HASH, PERCPU_HASH], ids=["hash", "percp
 POINTS = [name for name in (ffi.string(lib.shm_point_name(i)).decode() for i in itertools.takewhile(lambda i: lib.shm_point_name(i) != ffi.NULL, itertools.count()))
           if name.startswith(("pool_", "htab_", "array_"))]  # fmt: skip
 OPERATIONS = ["insert", "replace", "delete", "take", "batch_delete"]
-RECOVERY_POINTS = ["pool_rebuild", "pool_sweep_owned", "htab_recover_linked", "htab_unlink_owned", "htab_unlink_done", "pool_put_next", "pool_put_free", "pool_spare_put"]
+RECOVERY_POINTS = ["pool_rebuild", "pool_rebuilt", "pool_pop_unlinked", "pool_pop_owned", "pool_refilled", "pool_sweep_owned", "htab_recover_linked", "htab_unlink_owned", "htab_unlink_done", "pool_put_next", "pool_put_free", "pool_spare_put"]
 needs_points = [pytest.mark.points, pytest.mark.skipif(importlib.util.find_spec("shmbpf._abi_points") is None, reason="needs the build with kill points: make points")]
 
 
@@ -211,7 +211,7 @@ class TestPoints:
                 else:
                     missed.append(point)
         # these are passed by recovery and by values with locks: TestDeathDuringRecovery, TestDeathWithASpinLockHeld
-        assert set(missed) <= {"pool_rebuild", "pool_sweep_owned", "htab_recover_linked", "array_value_locked"}
+        assert set(missed) <= {"pool_rebuild", "pool_rebuilt", "pool_refilled", "pool_sweep_owned", "htab_recover_linked", "array_value_locked"}
 
 
 @pytest.mark.parametrize("type", [HASH, ARRAY], ids=["hash", "array"])

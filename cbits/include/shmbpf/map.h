@@ -101,8 +101,8 @@ struct shm_map {
 	uint32_t owner_attach_type;
 	uint64_t recovered;           /* structures repaired after a death */
 	uint64_t swept;               /* elements returned to the free lists after a death */
-	uint32_t spareless;           /* hash: 1 = a free list lost its spare to a death; made good before the next insertion */
-	uint32_t reserved;
+	uint32_t spares_missed;       /* hash: how often a free list was found without its spare, which had died with somebody; atomic, only grows */
+	uint32_t spares_filled;       /* hash: `spares_missed` when all lists had theirs again; while they differ nothing is inserted */
 	uint64_t pad[3];
 };
 
