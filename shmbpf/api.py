@@ -26,6 +26,7 @@ from shmbpf.engine.loaded import LoadedObject, load_spec
 from shmbpf.engine.local import LocalCpu, RunResult, default_cpu
 from shmbpf.engine.program import Program
 from shmbpf.errors import ClosedError, ShmbpfError
+from shmbpf.maps import open_map
 from shmbpf.maps.map import Map
 from shmbpf.maps.typed import TypedMap
 from shmbpf.runtime.control import ControlClient
@@ -34,6 +35,7 @@ from shmbpf.runtime.report import CpuReport, read_cpu
 from shmbpf.runtime.supervisor import check_cpu_count
 from shmbpf.runtime.trace import TraceThread
 from shmbpf.shm.namespace import Namespace, collect_abandoned
+from shmbpf.shm.pins import PinTree
 from shmbpf.spec import MapSpec
 
 
@@ -55,6 +57,10 @@ class RuntimeProgram:
     def attach(self, device: Device) -> Attachment:
         """Puts the program on its hook of a device; detached at the end of the `with` block."""
         return device.attach(self.program)
+
+    def pin(self, path: str) -> None:
+        """Pins the program (which keeps its maps) at a path of the namespace's pin tree. PinError as bpffs."""
+        PinTree(self.program.namespace).pin("prog", self.program.id, path, parents=True)
 
     def __repr__(self) -> str:
         return repr(self.program)
@@ -95,7 +101,7 @@ class Runtime:
         self._devices: dict[str, Device] = {}
         self._local: dict[int, LocalCpu] = {}
         self._host: subprocess.Popen | None = None
-        self._opened: list[TypedMap] = []
+        self._opened: list[TypedMap | Program] = []
         self._trace: TraceThread | None = None
         try:
             self.cpus = self.namespace.fix_cpus(cpus or self.namespace.possible_cpus or None)
@@ -116,8 +122,23 @@ class Runtime:
     def create_map(self, spec: MapSpec) -> TypedMap:
         """A map without an object."""
         with self._open():
-            self._opened.append(TypedMap(Map.create(self.namespace, spec)))
-            return self._opened[-1]
+            made = TypedMap(Map.create(self.namespace, spec))
+            self._opened.append(made)
+            return made
+
+    def open_program(self, which: int | str) -> RuntimeProgram:
+        """A program by id or pin path, whoever loaded it. Closed with the runtime."""
+        with self._open():
+            found = Program.open(self.namespace, which) if isinstance(which, int) else Program(self.namespace, PinTree(self.namespace).open(which, "prog"))
+            self._opened.append(found)
+            return RuntimeProgram(self, found)
+
+    def open_map(self, which: int | str) -> TypedMap:
+        """A map by id, name or pin path (a text with a '/'), whoever made it. Closed with the runtime."""
+        with self._open():
+            found = open_map(which, ns=self.namespace)
+            self._opened.append(found)
+            return found
 
     # -- running --
 
@@ -244,8 +265,8 @@ class Runtime:
             self._trace.join() if is_ours else self._trace.close()
         for obj in self._objects:
             obj.close()
-        for map_ in self._opened:
-            map_.close()
+        for opened in self._opened:
+            opened.close()
         self.namespace.close()
 
     def __enter__(self) -> Runtime:

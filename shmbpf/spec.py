@@ -127,3 +127,4 @@ class ObjectSpec:
     license: str = ""
     btf: Btf | None = None
     warnings: tuple[str, ...] = ()
+    digest: str = ""  #: SHA-1 of the file, in hex: iproute2 names an object's own pin directory by it

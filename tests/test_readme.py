@@ -63,8 +63,21 @@ def test_python_programs_work(environment, number, start, part):
     assert done.stdout.startswith(start) and part in done.stdout
 
 
+def shell_lines(start: str, end: str) -> list[str]:
+    """Lines of the shell blocks between two headings, without comments."""
+    part = TEXT[TEXT.index(start):TEXT.index(end)]
+    return [line.partition("  #")[0].strip() for block in re.findall(r"^```sh\n(.*?)^```", part, re.M | re.S) for line in block.splitlines()]
+
+
+def test_pins_outlive_the_run(environment):
+    outputs = [paste(command, environment) for command in shell_lines("## Pins", "## What runs today")]
+    assert [done.returncode for done in outputs] == [0] * 5, outputs
+    assert '"packets": 6446' in outputs[2].stdout and len(outputs[3].stdout.splitlines()) == 3
+    Namespace(environment["SHMBPF_NS"]).close()
+
+
 def test_listeners_hear_the_sampler(environment):
-    lines = [line.partition("  #")[0].strip() for block in re.findall(r"^```sh\n(.*?)^```", TEXT[TEXT.index("## Events"):], re.M | re.S) for line in block.splitlines()]
+    lines = shell_lines("## Events", "## Pins")
     assert len(lines) == 4
     going = subprocess.Popen(["sh", "-c", f"exec {lines[0]}"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

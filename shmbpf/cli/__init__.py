@@ -46,16 +46,20 @@ Words may be shortened: `shmbpf m s` is `shmbpf map show`.
 @click.option("--ns", "ns", metavar="NAME", help="Namespace to work in (or $SHMBPF_NS).  [default: default]")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-p", "--pretty", is_flag=True, help="Print indented JSON.")
+@click.option("-f", "--bpffs", "bpffs", is_flag=True, help="Show where maps and programs are pinned.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no notes.")
 @click.option("-v", "--verbose", is_flag=True, help="Print more notes.")
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 @click.option("-V", "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Print the version.")
 @click.pass_context
-def cli(context: click.Context, ns: str | None, as_json: bool, pretty: bool, quiet: bool, verbose: bool, debug: bool) -> None:
+def cli(context: click.Context, ns: str | None, as_json: bool, pretty: bool, bpffs: bool, quiet: bool, verbose: bool, debug: bool) -> None:
     """Linux eBPF as ordinary processes: unmodified objects, maps in shared memory, one process per CPU."""
     if ns == "":
         raise click.ClickException("namespace '': expected 1 to 64 letters, digits, '_' or '-' (without --ns it is $SHMBPF_NS, or 'default')")
-    context.obj = Settings(ns=ns or os.environ.get("SHMBPF_NS") or "default", ns_given=ns is not None, json=as_json or pretty, pretty=pretty, quiet=quiet, verbose=verbose, debug=debug)
+    context.obj = Settings(
+        ns=ns or os.environ.get("SHMBPF_NS") or "default", ns_given=ns is not None, json=as_json or pretty, pretty=pretty, quiet=quiet, verbose=verbose, debug=debug,
+        bpffs=bpffs,
+    )  # fmt: skip
 
 
 # The order decides which command a prefix means.
@@ -64,12 +68,15 @@ cli.announce("inject", "shmbpf.cli.inject:inject", "Feed packets into a running 
 cli.announce("map", "shmbpf.cli.map:map_group", "Show and change maps.")
 cli.announce("prog", "shmbpf.cli.prog:prog_group", "Show, load and test programs.")
 cli.announce("events", "shmbpf.cli.events:events", "Follow what programs send: perf event arrays and ring buffers.")
+cli.announce("pin", "shmbpf.cli.pins:pin", "Pin a map or a program: it then outlives every process.")
+cli.announce("unpin", "shmbpf.cli.pins:unpin", "Remove pins.")
+cli.announce("ls", "shmbpf.cli.pins:ls", "List the pins.")
 cli.announce("ns", "shmbpf.cli.ns:ns_group", "Show, check and clean namespaces.")
 cli.announce("feature", "shmbpf.cli.feature:feature", "List the program types, map types and helpers that exist here.")
 cli.announce("bench", "shmbpf.cli.bench:bench", "Measure this machine.")
 
 
-_FLAG = re.compile(r"-[jpqv]+|--(json|pretty|quiet|verbose|debug)|--ns=.*")
+_FLAG = re.compile(r"-[jpqvf]+|--(json|pretty|quiet|verbose|debug|bpffs)|--ns=.*")
 
 
 def hoist_options(words: list[str]) -> list[str]:

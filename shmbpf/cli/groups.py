@@ -20,6 +20,7 @@ class Settings:
     quiet: bool = False
     verbose: bool = False
     debug: bool = False
+    bpffs: bool = False  #: show pins too
 
 
 class PrefixGroup(click.Group):

@@ -11,6 +11,7 @@ from shmbpf.cli import map_dump, map_typed
 from shmbpf.cli.event_pipe import event_pipe
 from shmbpf.cli.groups import PrefixGroup, Settings, WordCommand, words_argument
 from shmbpf.cli.map_dump import dump_text
+from shmbpf.cli.pins import pin_object, pinned_paths
 from shmbpf.cli.render import emit, emit_done, hex_columns, hex_list, to_json
 from shmbpf.cli.selector import MAP_SYNTAX, open_namespace, opened_map, say_no_namespace, take_maps, take_program
 from shmbpf.cli.words import Words
@@ -22,6 +23,7 @@ from shmbpf.maps.map import Map
 from shmbpf.maps.text import parse_address
 from shmbpf.maps.typed import TypedMap
 from shmbpf.shm.namespace import Namespace, namespace_exists
+from shmbpf.shm.pins import PinTree
 from shmbpf.uapi import ANY, EXIST, NOEXIST, MapType, map_type_of, map_type_word
 
 GRAMMAR = f"""\b
@@ -70,11 +72,11 @@ def show(settings: Settings, words: tuple[str, ...]) -> None:
             stack.callback(map_.close)
         wanted.finish()
         if settings.json:
-            documents = [map_dump.map_document(map_) for map_ in maps]
+            documents = [map_dump.map_document(map_) | ({"pinned": pinned_paths(settings, namespace, f"map.{map_.id}")} if settings.bpffs else {}) for map_ in maps]
             emit(settings, documents[0] if is_one and len(maps) == 1 else documents)
         else:
             for map_ in maps:
-                click.echo(map_dump.map_text(map_))
+                click.echo("\n\t".join([map_dump.map_text(map_), *(f"pinned {path}" for path in pinned_paths(settings, namespace, f"map.{map_.id}"))]))
 
 
 map_group.alias("list", "show")
@@ -276,7 +278,6 @@ def create(settings: Settings, words: tuple[str, ...]) -> None:
 
     It lives at PATH in the namespace's pin tree, /dev/shm/shmbpf.UID.NS.fs, until that file is removed. T is a map type of `shmbpf feature`. A NAME longer than 15 bytes is cut.
     """
-    from shmbpf.maps.pin import pin_map
     from shmbpf.spec import MapSpec
 
     wanted = Words(words)
@@ -286,7 +287,7 @@ def create(settings: Settings, words: tuple[str, ...]) -> None:
         max_entries=fields["entries"], flags=fields.get("flags", 0),
     )  # fmt: skip
     with Namespace(settings.ns, role="map create") as namespace, Map.create(namespace, spec) as map_:
-        pin_map(namespace, map_.id, path)
+        PinTree(namespace).pin("map", map_.id, path, parents=True)
     emit_done(settings)
 
 
@@ -325,6 +326,18 @@ def _short_name(settings: Settings, name: str) -> str:
     if short != name and not settings.quiet and not settings.json:
         click.echo(f"warning: map name {name!r} is cut to its first 15 bytes: {short!r}", err=True)
     return short
+
+
+@map_group.command("pin", cls=WordCommand, epilog="""\b
+Examples:
+  shmbpf map pin name flows tc/globals/flows
+  shmbpf map dump pinned tc/globals/flows
+""")
+@words_argument("MAP PATH")
+@click.pass_obj
+def pin(settings: Settings, words: tuple[str, ...]) -> None:
+    """Pin a map at PATH of the pin tree (see `shmbpf pin`): it then outlives every process."""
+    pin_object(settings, "map", Words(words))
 
 
 @map_group.command("freeze", cls=WordCommand, epilog="""\b

@@ -11,6 +11,7 @@ import click
 
 from shmbpf._ffi import ffi, lib
 from shmbpf.cli.groups import PrefixGroup, Settings, WordCommand, words_argument
+from shmbpf.cli.pins import pin_object, pinned_paths
 from shmbpf.cli.render import emit, emit_done, hex_list
 from shmbpf.cli.selector import PROG_SYNTAX, find_programs, open_namespace, say_no_namespace, take_programs
 from shmbpf.cli.tracelog import tracelog
@@ -62,14 +63,27 @@ def show(settings: Settings, words: tuple[str, ...]) -> None:
             stack.callback(program.close)
         wanted.finish()
         if settings.json:
-            documents = [program_document(program) for program in programs]
+            documents = [program_document(program) | ({"pinned": pinned_paths(settings, namespace, f"prog.{program.id}")} if settings.bpffs else {}) for program in programs]
             emit(settings, documents[0] if is_one and len(programs) == 1 else documents)
         else:
             for program in programs:
-                click.echo(program_text(program))
+                click.echo("\n\t".join([program_text(program), *(f"pinned {path}" for path in pinned_paths(settings, namespace, f"prog.{program.id}"))]))
 
 
 prog_group.alias("list", "show")
+
+
+@prog_group.command("pin", cls=WordCommand, epilog=GRAMMAR + """
+\b
+Examples:
+  shmbpf prog pin name xdp_main progs/filter
+  shmbpf prog run pinned progs/filter data_in packet.bin
+""")
+@words_argument("PROG PATH")
+@click.pass_obj
+def pin(settings: Settings, words: tuple[str, ...]) -> None:
+    """Pin a program at PATH of the pin tree (see `shmbpf pin`). It keeps its maps."""
+    pin_object(settings, "prog", Words(words))
 
 
 def program_document(program: Program) -> dict[str, object]:

@@ -21,9 +21,10 @@ from shmbpf.engine.loaded import LoadedObject, load_spec
 from shmbpf.engine.local import RunResult
 from shmbpf.engine.trace import LOGGER
 from shmbpf.errors import ShmbpfError
-from shmbpf.maps.pin import pin_maps, pin_program
+from shmbpf.maps.pin import pin_maps, pin_name
 from shmbpf.runtime.remote import run_anywhere
 from shmbpf.shm.namespace import Namespace
+from shmbpf.shm.pins import PinTree
 from shmbpf.uapi import ProgType
 
 _USAGE_RUN = "prog run PROG data_in FILE [data_out FILE] [ctx_in FILE] [ctx_out FILE] [repeat N] [cpu N]"
@@ -50,7 +51,7 @@ def load(settings, words: list[str], *, everything: bool) -> None:
 def _pin(namespace: Namespace, loaded: LoadedObject, path: str, everything: bool) -> None:
     programs = dict(loaded.programs) if everything else dict(list(loaded.programs.items())[:1])
     for name, program in programs.items():
-        pin_program(namespace, program.id, f"{path}/{name.replace('.', '_')}" if everything else path)
+        PinTree(namespace).pin("prog", program.id, f"{path}/{pin_name(name)}" if everything else path, parents=True)
 
 
 def run(settings, words: list[str]) -> None:

@@ -53,6 +53,7 @@ Examples:
 @click.option("--realtime", is_flag=True, help="Keep the capture's own timing.")
 @click.option("--rss", type=click.Choice(sorted(_SPREADS)), default="flow", show_default=True, help="How packets are spread over CPUs.")
 @click.option("--out", "out_dir", metavar="DIR", help="Write what came out: pass.pcapng, drop.pcapng, tx.pcapng, redirect-<n>.pcapng.")
+@click.option("--use-maps", "use_dir", metavar="DIR", help="Use the maps pinned in this directory of the pin tree for the object's of the same name.")
 @click.option("--pin-maps", "pin_dir", metavar="DIR", help="Pin the object's maps in this directory of the pin tree, so that they outlive the run.")
 @click.option("--show-maps", is_flag=True, help="Dump every map at the end.")
 @click.option("--count", type=click.IntRange(1, 2**63), metavar="N", help="Stop after N packets.")
@@ -303,7 +304,7 @@ def choose_programs(loaded: LoadedObject, names) -> list[Program]:
 
 def _load(namespace: Namespace, spec, options: dict) -> LoadedObject:
     kind = PROGRAM_TYPES.get(options["type_word"]) if options["type_word"] else None
-    return load_spec(namespace, spec, only=options["programs"] or None, program_type=kind, with_others=bool(options["programs"]))
+    return load_spec(namespace, spec, only=options["programs"] or None, program_type=kind, with_others=bool(options["programs"]), use_maps=options["use_dir"])
 
 
 def _open_sources(options: dict) -> list[Source]:

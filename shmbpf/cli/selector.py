@@ -1,4 +1,4 @@
-"""Which map, which program: `id N`, `name NAME`, `tag T`. A table of words per kind of object; a new way to name one is a new row."""
+"""Which map, which program: `id N`, `name NAME`, `tag T`, `pinned PATH`. A table of words per kind of object; a new way to name one is a new row."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from shmbpf.engine.program import Program
 from shmbpf.errors import LoadError, ShmbpfError
 from shmbpf.maps import find_maps
 from shmbpf.maps.map import Map
+from shmbpf.maps.pin import open_pinned
 from shmbpf.shm.namespace import Namespace, namespace_exists, namespace_names
+from shmbpf.shm.pins import PinTree
 
-MAP_SYNTAX = "id N | name NAME"
-PROG_SYNTAX = "id N | name NAME | tag TAG"
+MAP_SYNTAX = "id N | name NAME | pinned PATH"
+PROG_SYNTAX = "id N | name NAME | tag TAG | pinned PATH"
 
 
 def open_namespace(settings, role: str) -> Namespace:
@@ -53,7 +55,11 @@ def _maps_by_name(namespace: Namespace, words: Words) -> list[Map]:
     return found
 
 
-MAP_WORDS: dict[str, Callable[[Namespace, Words], list[Map]]] = {"id": _maps_by_id, "name": _maps_by_name}
+def _maps_by_pin(namespace: Namespace, words: Words) -> list[Map]:
+    return [open_pinned(namespace, words.take("PATH"))]
+
+
+MAP_WORDS: dict[str, Callable[[Namespace, Words], list[Map]]] = {"id": _maps_by_id, "name": _maps_by_name, "pinned": _maps_by_pin}
 
 
 def take_maps(namespace: Namespace, words: Words) -> list[Map]:
@@ -116,7 +122,13 @@ def _programs_by_tag(namespace: Namespace, words: Words) -> list[Program]:
     return found
 
 
-PROG_WORDS: dict[str, Callable[[Namespace, Words], list[Program]]] = {"id": _programs_by_id, "tag": _programs_by_tag, "name": _programs_by_name}
+def _programs_by_pin(namespace: Namespace, words: Words) -> list[Program]:
+    return [Program(namespace, PinTree(namespace).open(words.take("PATH"), "prog"))]
+
+
+PROG_WORDS: dict[str, Callable[[Namespace, Words], list[Program]]] = {
+    "id": _programs_by_id, "tag": _programs_by_tag, "name": _programs_by_name, "pinned": _programs_by_pin,
+}  # fmt: skip
 
 
 def take_programs(namespace: Namespace, words: Words) -> list[Program]:

@@ -7,7 +7,9 @@ What the object does not strictly need may be broken: it costs a warning. Everyt
 
 from __future__ import annotations
 
+import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Sequence
@@ -44,7 +46,8 @@ def load_object(source: str | os.PathLike[str] | bytes, *, name: str | None = No
         path = os.fspath(source)
         data = _read_file(path)
     container = open_container(data, path)
-    return _Loader(container, path, name or Path(path).name.partition(".")[0], program_type).load()
+    spec = _Loader(container, path, name or Path(path).name.partition(".")[0], program_type).load()
+    return replace(spec, digest=hashlib.sha1(data, usedforsecurity=False).hexdigest())
 
 
 def _read_file(path: str) -> bytes:

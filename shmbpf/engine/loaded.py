@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from shmbpf._ffi import lib
 from shmbpf.engine.program import Program, Registry
 from shmbpf.errors import LoadError, ObjectError
 from shmbpf.maps.map import Map, new_btf_id
+from shmbpf.maps.pin import create_or_reuse, open_or_missing, pin_name, reuse, wanted_path
 from shmbpf.shm.namespace import Namespace
 from shmbpf.spec import MapSpec, ObjectSpec, ProgramSpec
 from shmbpf.uapi import ANY, MapType, ProgType, prog_type_word
@@ -40,11 +41,15 @@ class LoadedObject:
 
 
 def load_spec(
-    namespace: Namespace, spec: ObjectSpec, *, only: Collection[str] | None = None, program_type: int | None = None, with_others: bool = False
+    namespace: Namespace, spec: ObjectSpec, *, only: Collection[str] | None = None, program_type: int | None = None, with_others: bool = False,
+    use_maps: str | None = None,
 ) -> LoadedObject:
     """Creates the object's maps and loads its programs (`only` these and their tail-call targets, or all that can run here).
 
     `with_others` loads those that `only` leaves out as well, so that they can be put into program arrays; what cannot be loaded goes to `left_out`.
+
+    Maps that the object wants pinned are opened where they are pinned already, or pinned there; `use_maps` is a directory of the pin tree whose maps stand in
+    for the object's of the same name. Either must be what the object asks for.
 
     `program_type` stands in for a type that a section name does not tell. Raises ObjectError, LoadError, MapError or SpaceError; then nothing is left.
     """
@@ -53,9 +58,10 @@ def load_spec(
         undo.callback(loaded.close)
         btf_id = new_btf_id(namespace) if spec.btf is not None else 0
         for name, map_spec in spec.maps.items():
-            loaded.maps[name] = loaded._stack.enter_context(Map.create(namespace, _sized(map_spec, namespace), btf_id=btf_id))
-        for name, map_spec in spec.maps.items():
-            _fill(loaded.maps[name], map_spec)
+            map_, is_new = _open_or_create(namespace, spec, _sized(map_spec, namespace), use_maps, btf_id)
+            loaded.maps[name] = loaded._stack.enter_context(map_)
+            if is_new:
+                _fill(map_, map_spec)
         chosen = _choose(spec, only, program_type, loaded.warnings)
         with Registry(namespace) as registry:
             for program_spec in chosen:
@@ -71,6 +77,16 @@ def load_spec(
         _wire_tail_calls(loaded)
         undo.pop_all()
     return loaded
+
+
+def _open_or_create(namespace: Namespace, owner: ObjectSpec, spec: MapSpec, use_maps: str | None, btf_id: int) -> tuple[Map, bool]:
+    """One map of an object, and whether it is new. Read-only data is always the object's own."""
+    if use_maps is not None and not spec.frozen:
+        path = f"{use_maps}/{pin_name(spec.name)}"
+        with suppress(FileNotFoundError):
+            return reuse(open_or_missing(namespace, path), spec, path), False
+    path = wanted_path(spec, owner.digest)
+    return create_or_reuse(namespace, spec, path, btf_id) if path else (Map.create(namespace, spec, btf_id=btf_id), True)
 
 
 def _sized(spec: MapSpec, namespace: Namespace) -> MapSpec:

@@ -31,7 +31,7 @@ def find_maps(namespace: Namespace, name: str | None = None) -> list[Map]:
 
 
 def open_map(which: int | str, *, ns: str | Namespace = "default") -> TypedMap:
-    """The map with this id or name, typed. Closing it closes the namespace too when that was given by name.
+    """The map with this id, name or pin path (a text with a '/'), typed. Closing it closes the namespace too when that was given by name.
 
     Raises ShmbpfError when there is no such namespace or map, or several of that name.
     """
@@ -54,6 +54,10 @@ def open_map(which: int | str, *, ns: str | Namespace = "default") -> TypedMap:
 def _the_map(namespace: Namespace, which: int | str, map_class: type[Map]) -> Map:
     if isinstance(which, int):
         return map_class.open(namespace, which)
+    if "/" in which:
+        from shmbpf.maps.pin import open_pinned
+
+        return open_pinned(namespace, which)
     found = find_maps(namespace, which)
     if len(found) == 1:
         return found[0]

@@ -16,6 +16,7 @@ from shmbpf.errors import MapError, ShmbpfError, map_error
 from shmbpf.maps.codec import BytesCodec, Codec, codec_of_type, plain_codec
 from shmbpf.maps.layout import Array, Bits, Node, Number, Real, Record, Text, ValueRefused, find_part
 from shmbpf.maps.map import Map
+from shmbpf.shm.pins import PinTree
 from shmbpf.uapi import ANY, map_type_word
 
 _BATCH = 256
@@ -227,6 +228,10 @@ class TypedMap(MutableMapping):
     def open_ring(self, cpu: int, pages: int = 16, slot: int | None = None, **options):
         """A perf ring of one CPU in a slot (default: the CPU's number) of a perf event array, to be read by hand; the options are PerfRing.open()'s. Close it."""
         return _events_above().PerfRing.open(self.raw, cpu, pages, slot, **options)
+
+    def pin(self, path: str) -> None:
+        """Pins the map at a path of the namespace's pin tree (directories are made): it outlives every process until the pin is removed. PinError as bpffs."""
+        PinTree(self.raw.namespace).pin("map", self.raw.id, path, parents=True)
 
     def end_streams(self) -> None:
         """Ends what records() has given, in whichever thread it is used."""

@@ -317,14 +317,14 @@ class Namespace:
         self._abandon()
 
     def _remove_if_empty(self) -> None:
-        if self.segments() or (self.pin_dir.is_dir() and any(self.pin_dir.iterdir())):
+        if self.segments() or any(files for _, _, files in os.walk(self.pin_dir)):
             return
         try:
             fcntl.flock(self._segment.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return  # somebody else is here: he will
-        if self.pin_dir.is_dir():
-            self.pin_dir.rmdir()
+        for directory, _, _ in os.walk(self.pin_dir, topdown=False):  # directories alone keep nothing
+            os.rmdir(directory)
         self._segment.unlink()
 
     def _abandon(self) -> None:
