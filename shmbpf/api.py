@@ -34,7 +34,7 @@ from shmbpf.runtime.remote import check_run, run_remote
 from shmbpf.runtime.report import CpuReport, read_cpu
 from shmbpf.runtime.supervisor import check_cpu_count
 from shmbpf.runtime.trace import TraceThread
-from shmbpf.shm.namespace import Namespace, collect_abandoned
+from shmbpf.shm.namespace import ANONYMOUS, Namespace, collect_abandoned
 from shmbpf.shm.pins import PinTree
 from shmbpf.spec import MapSpec
 
@@ -93,7 +93,7 @@ class Runtime:
     def __init__(self, namespace: str | None = None, *, cpus: int | None = None):
         check_cpu_count(cpus)
         collect_abandoned()
-        self.namespace = Namespace(namespace or f"anon-{os.getpid()}-{secrets.token_hex(4)}", role="python")
+        self.namespace = Namespace(namespace or f"{ANONYMOUS}{os.getpid()}-{secrets.token_hex(4)}", role="python")
         self._pid = os.getpid()
         self._lock = threading.RLock()  #: loading, starting and closing: one thread at a time
         self._closed = False

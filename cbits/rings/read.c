@@ -53,6 +53,7 @@ static uint64_t span(struct ring *ring, uint64_t *at)
 		return bytes;
 	/* somebody scribbled over the page: go on with what comes from here on */
 	ring->broken++;
+	*at = head;
 	shm_store_release(&ring->page->data_tail, head);
 	return 0;
 }

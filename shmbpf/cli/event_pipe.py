@@ -37,7 +37,7 @@ def event_pipe(settings: Settings, words: tuple[str, ...]) -> None:
     with opened_map(settings, wanted, "event_pipe") as map_:
         cpu, index = _take_place(wanted)
         if not has_rings(map_):
-            raise ShmbpfError(f"map is not a perf event array: {map_.name!r} is a {map_type_word(map_.type)}")
+            raise ShmbpfError(f"map is not a perf event array: {map_.name!r} is of type {map_type_word(map_.type)}")
         chosen = {} if cpu is None else {"cpus": [cpu], "slots": [index]}
         with EventStream.open([map_], **chosen) as stream, ended_by_signals(stream.stop):
             printer = _JsonPrinter(settings.pretty) if settings.json else _TextPrinter()

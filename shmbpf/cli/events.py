@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import click
 
@@ -66,13 +69,14 @@ def events(settings: Settings, maps: tuple[str, ...], **options) -> None:
     with ExitStack() as stack:
         namespace = stack.enter_context(open_namespace(settings, "events"))
         followed = _choose_maps(namespace, maps, stack)
-        _check_options(followed, options)
+        _check_options(settings, followed, options)
         types = _find_types(namespace, followed, options, stack)
         sink = Sink(options["out"])
         stack.callback(sink.close)
         _note_replaced(settings, followed, options)
         places = {"cpus": options["cpus"] or None, "slots": options["slots"] or None, "pages": options["pages"]}
         stream = stack.enter_context(EventStream.open(followed, types=types, **places))
+        _note_runtime(settings, namespace)
         came = stack.enter_context(ended_by_signals(stream.stop))
         printer = _Printer(sink, "json" if settings.json and not options["form"] else options["form"] or "text", followed)
         _follow(stream, printer, options)
@@ -106,7 +110,7 @@ def _choose_maps(namespace: Namespace, words: Sequence[str], stack: ExitStack) -
             chosen.append(stack.enter_context(take_map(namespace, left, bare=True)))
         for map_ in chosen:
             if not has_events(map_):
-                raise ShmbpfError(f"map {map_.name!r} (id {map_.id}) is a {map_type_word(map_.type)}: events come from a perf_event_array or a ringbuf")
+                raise ShmbpfError(f"map {map_.name!r} (id {map_.id}) is of type {map_type_word(map_.type)}: events come from a perf_event_array or a ringbuf")
         return list({map_.id: map_ for map_ in chosen}.values())
     found = [stack.enter_context(map_) for map_ in find_maps(namespace)]
     chosen = [map_ for map_ in found if has_events(map_)]
@@ -115,7 +119,9 @@ def _choose_maps(namespace: Namespace, words: Sequence[str], stack: ExitStack) -
     return chosen
 
 
-def _check_options(followed: list[Map], options: dict) -> None:
+def _check_options(settings: Settings, followed: list[Map], options: dict) -> None:
+    if settings.json and options["form"] not in (None, "json"):
+        raise click.UsageError(f"-j and --format {options['form']} contradict each other")
     if options["slots"] and len(options["slots"]) != len(options["cpus"]):
         raise click.UsageError(f"--slot goes with --cpu: {len(options['cpus'])} CPUs and {len(options['slots'])} slots are given")
     if options["cpus"] and not any(map(has_rings, followed)):
@@ -144,6 +150,19 @@ def _note_replaced(settings: Settings, followed: list[Map], options: dict) -> No
         taken = [str(slot) for slot in slots if slot < map_.max_entries and lib.perf_array_slot(map_.handle, map_.namespace.client, slot)]
         if taken and not settings.quiet:
             click.echo(f"note: slot {', '.join(taken)} of {map_.name!r} had another consumer's ring, which gets nothing any more (--slot chooses another)", err=True)
+
+
+def _note_runtime(settings: Settings, namespace: Namespace) -> None:
+    """Says so when the runtime that sends ends: the maps stay, and somebody may run their programs again."""
+    if settings.quiet or not namespace.has_runtime():
+        return
+
+    def watch(pidfd: int) -> None:
+        select.select([pidfd], [], [])
+        click.echo("note: the runtime has ended; its maps are kept as long as this goes on (Ctrl-C ends)", err=True)
+
+    with suppress(OSError):
+        threading.Thread(target=watch, args=(os.pidfd_open(namespace.ctl.runtime_pid),), daemon=True).start()
 
 
 # -- what is shown --

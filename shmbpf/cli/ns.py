@@ -11,7 +11,7 @@ from shmbpf.cli.groups import PrefixGroup, Settings, WordCommand, words_argument
 from shmbpf.cli.render import emit
 from shmbpf.cli.selector import find_programs, open_namespace
 from shmbpf.cli.words import Words
-from shmbpf.errors import ShmbpfError
+from shmbpf.errors import SegmentError, ShmbpfError
 from shmbpf.events.perf import check_ring
 from shmbpf.maps import find_maps
 from shmbpf.maps.map import Map
@@ -198,8 +198,11 @@ def check(context: click.Context, settings: Settings, words: tuple[str, ...]) ->
 
 
 def _check_namespace(name: str) -> list[dict[str, object]]:
-    with open_namespace(Settings(ns=name), "ns check") as namespace:
-        return [_check_object(namespace, kind, number) for kind in _CHECKS for number in namespace.ids(kind)]
+    try:
+        with open_namespace(Settings(ns=name), "ns check") as namespace:
+            return [_check_object(namespace, kind, number) for kind in _CHECKS for number in namespace.ids(kind)]
+    except SegmentError as error:  # of another build, or damaged: the others are looked at all the same
+        return [{"namespace": name, "kind": "ctl", "id": 0, "name": "", "error": str(error)}]
 
 
 def _check_map(namespace: Namespace, number: int, verdict: dict[str, object]) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
+from shmbpf.errors import ShmbpfError
 from shmbpf.events.merge import WINDOW_NS, TimeMerge
 from shmbpf.events.records import Event
 
@@ -47,6 +48,8 @@ class Follower:
     """
 
     def __init__(self, readers: Sequence[Reader], *, timeout: float | None = None, window_ns: int = WINDOW_NS):
+        if timeout is not None and not timeout >= 0:
+            raise ShmbpfError(f"timeout {timeout}: expected seconds, 0 or more, or None to wait for ever")
         self.readers = list(readers)
         self.timeout = timeout
         self._timed = [reader for reader in self.readers if reader.cpu >= 0]
@@ -176,7 +179,7 @@ class Follower:
 
     def __next__(self) -> Event:
         if not self._ready:
-            self._ready.extend([] if self.is_closed else self.poll(self.timeout))
+            self._ready.extend([] if self.is_closed else self.poll(self.timeout) or self.rest())
         if not self._ready:
             raise StopIteration
         return self._ready.popleft()
@@ -186,12 +189,16 @@ class Follower:
 
     async def __anext__(self) -> Event:
         if not self._ready:
-            self._ready.extend([] if self.is_closed else await self.wait(self.timeout))
+            self._ready.extend([] if self.is_closed else await self.wait(self.timeout) or self.rest())
         if not self._ready:
             raise StopAsyncIteration
         return self._ready.popleft()
 
     # -- the end --
+
+    def rest(self) -> list[Event]:
+        """What is given out when nothing has come for `timeout` seconds, before iteration ends."""
+        return []
 
     def close(self) -> None:
         """Closes every reader; whoever waits in another thread is at the end of its iteration. Idempotent."""

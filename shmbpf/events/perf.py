@@ -8,16 +8,22 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from shmbpf._ffi import ffi, lib
 from shmbpf.errors import ShmbpfError, map_error
 from shmbpf.events.records import Event, Lost, Record
 from shmbpf.events.wake import Waiter
 from shmbpf.maps.map import Map
+from shmbpf.shm.live import Handle, owned, take_away
 from shmbpf.shm.namespace import Namespace
 from shmbpf.shm.segment import Segment
 from shmbpf.uapi import map_type_word
+
+if TYPE_CHECKING:
+    from shmbpf.maps.typed import TypedMap
 
 RAW, TIME = lib.PERF_SAMPLE_RAW, lib.PERF_SAMPLE_TIME
 _RECORD = struct.Struct("=IIQQQII")  # struct ring_record
@@ -31,12 +37,16 @@ class PerfRing:
     `Lost` in their place once there is room again.
     """
 
+    _handle = Handle()
+
     def __init__(self, map_: Map, slot: int, segment: Segment):
         self._map, self._segment = map_, segment
-        self._handle = ffi.new("struct ring *")
-        err = lib.ring_attach(self._handle, segment.base, segment.bytes)
+        handle = ffi.new("struct ring *")
+        err = lib.ring_attach(handle, segment.base, segment.bytes)
         if err:
+            segment.close()
             raise map_error(-err, f"{segment.name}: the ring is damaged")
+        self._handle = owned(handle, segment.close)
         self.slot, self.cpu, self.id, self.pages = slot, self._handle.attr.cpu, self._handle.id, self._handle.attr.pages
         self.map_id = map_.id
         self.path = f"/dev/shm/{segment.name}"  #: of the file a foreign reader maps
@@ -45,9 +55,11 @@ class PerfRing:
         self._buffer_bytes = max(1 << 16, min(self._handle.data_bytes, 1 << 20))
         self._buffer = ffi.new("uint8_t[]", self._buffer_bytes)
         self._bounce = ffi.new("uint8_t[]", 1 << 16)
+        self._closing = threading.Lock()
+        map_.add_ring(self)
 
     @classmethod
-    def open(cls, map_: Map, cpu: int, pages: int = 16, slot: int | None = None, *, sample_type: int = RAW | TIME, wakeup_events: int = 1, watermark: int | None = None,
+    def open(cls, map_: Map | TypedMap, cpu: int, pages: int = 16, slot: int | None = None, *, sample_type: int = RAW | TIME, wakeup_events: int = 1, watermark: int | None = None,
              sample_id_all: bool = False, backward: bool = False, overwrite: bool = False, disabled: bool = False) -> PerfRing:  # fmt: skip
         """A new ring of a CPU, in slot `slot` (default: the CPU's number) of a perf event array, where it replaces what was there.
 
@@ -55,8 +67,10 @@ class PerfRing:
         way; with `backward` such a ring can be read, newest first. The slot is emptied when this ring or the map object is closed, or this process dies, unless the map
         has BPF_F_PRESERVE_ELEMS. Raises ShmbpfError for sizes and CPUs that do not exist, SpaceError.
         """
+        map_ = getattr(map_, "raw", map_)
         if not map_.handle.ops.caps & lib.MAP_CAP_HOLDS_RINGS:
-            raise map_error(errno.EINVAL, f"map {map_.name!r} is a {map_type_word(map_.type)}: rings go into a perf_event_array")
+            hint = " (a ring buffer is read with records(), or by hand with shmbpf.RingBuffer)" if map_.handle.ops.caps & lib.MAP_CAP_RINGBUF else ""
+            raise map_error(errno.EINVAL, f"map {map_.name!r} is of type {map_type_word(map_.type)}: rings go into a perf_event_array{hint}")
         attr = ffi.new("struct ring_attr *")
         attr.sample_type, attr.cpu, attr.pages = sample_type, _unsigned("cpu", cpu), _unsigned("pages", pages)
         attr.wakeup = _unsigned("wakeup", wakeup_events if watermark is None else watermark)
@@ -89,7 +103,6 @@ class PerfRing:
 
     def read(self, max_records: int = _BATCH) -> list[Event]:
         """Up to `max_records` unread records, and losses where they happened; [] when there is nothing."""
-        self._require_open()
         count = lib.ring_read(self._handle, self._records, min(max_records, _BATCH), self._buffer, self._buffer_bytes)
         if count < 0:
             raise map_error(-count, f"ring {self.id}: overwritten forwards, where no record's start is known: open it with backward=True")
@@ -110,45 +123,47 @@ class PerfRing:
         until the next one is asked for; ends when nothing is unread."""
         start, size = ffi.new("const uint8_t **"), ffi.new("uint64_t *")
         while True:
-            self._require_open()
-            err = lib.ring_peek(self._handle, self._bounce, start, size)
+            handle = self._handle
+            err = lib.ring_peek(handle, self._bounce, start, size)
             if err:
                 raise map_error(-err, f"ring {self.id}: overwritten records are read with read()")
             if not size[0]:
                 return
-            yield memoryview(ffi.buffer(start[0], size[0]))
+            memory = ffi.gc(start[0], lambda _, keeps=handle: None)  # the mapping lives as long as any view of it
+            del handle
+            yield memoryview(ffi.buffer(memory, size[0])).toreadonly()
+            del memory
             lib.ring_consume(self._handle, size[0])
 
     # -- waiting --
 
     def fileno(self) -> int:
         """For poll(), epoll and asyncio: readable after a wake-up. Call arm() before sleeping on it."""
+        _ = self._handle
         return self._waiter.fileno()
 
     def arm(self) -> bool:
         """Before sleeping: asks to be woken. True when there is something to read already."""
+        handle = self._handle  # what the waiter points into stays meanwhile
         self._waiter.clear()
         self._waiter.arm()
-        return self.unread > 0
+        return lib.ring_unread(handle) > 0
 
     # -- facts and switches --
 
     @property
     def unread(self) -> int:
         """Bytes not read yet."""
-        self._require_open()
         return lib.ring_unread(self._handle)
 
     @property
     def sent(self) -> int:
         """Records put in since the ring was made."""
-        self._require_open()
         return lib.ring_sent(self._handle)
 
     @property
     def lost(self) -> int:
         """Records that found no room."""
-        self._require_open()
         return lib.ring_lost(self._handle)
 
     @property
@@ -158,12 +173,10 @@ class PerfRing:
 
     def pause(self, paused: bool = True) -> None:
         """PERF_EVENT_IOC_PAUSE_OUTPUT: while paused, records are lost (and counted)."""
-        self._require_open()
         self._handle.ctl.paused = paused
 
     def enable(self, enabled: bool = True) -> None:
         """PERF_EVENT_IOC_ENABLE and _DISABLE: output to a disabled ring fails with EOPNOTSUPP."""
-        self._require_open()
         self._handle.ctl.enabled = enabled
 
     def check(self) -> None:
@@ -172,17 +185,20 @@ class PerfRing:
 
     def close(self) -> None:
         """Takes the ring out of its slot and lets go of it; unread records are gone. Idempotent."""
-        if self._segment.fd < 0:
-            return
-        self._handle.ctl.unmapped = 1
-        self._map.withdraw_ring(self.slot, self.id)
-        self._waiter.close()
-        self._segment.unlink()
-        self._segment.close()
+        with self._closing:
+            handle = self.__dict__.get("_handle")
+            if handle is None:
+                return
+            handle.ctl.unmapped = 1
+            del handle
+            self._map.withdraw_ring(self.slot, self.id)
+            self._waiter.close()
+            self._segment.unlink()
+            take_away(self, "_handle")
 
-    def _require_open(self) -> None:
-        if self._segment.fd < 0:
-            raise ShmbpfError(f"ring {self.id} of CPU {self.cpu} is closed: open a new one")
+    def closed_text(self) -> str:
+        """What using it after its end is answered with."""
+        return f"ring {self.id} of CPU {self.cpu} is closed (it, its map or its runtime): open a new one"
 
     def __enter__(self) -> PerfRing:
         return self

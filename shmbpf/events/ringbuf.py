@@ -11,6 +11,7 @@ import os
 import select
 import struct
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from shmbpf._ffi import ffi, lib
 from shmbpf.errors import ClosedError, map_error
@@ -18,6 +19,9 @@ from shmbpf.events.records import Event, Record
 from shmbpf.events.wake import Waiter
 from shmbpf.maps.map import Map
 from shmbpf.uapi import map_type_word
+
+if TYPE_CHECKING:
+    from shmbpf.maps.typed import TypedMap
 
 _RECORD = struct.Struct("=IIQQQII")  # struct ring_record
 _BATCH = 1024
@@ -31,9 +35,10 @@ class _Ring:
     cpu = -1
     slot = -1
 
-    def __init__(self, map_: Map, cap: int, word: str):
+    def __init__(self, map_: Map | TypedMap, cap: int, word: str):
+        map_ = getattr(map_, "raw", map_)
         if not map_.handle.ops.caps & cap:
-            raise map_error(errno.EINVAL, f"map {map_.name!r} (id {map_.id}) is a {map_type_word(map_.type)}: expected a {word}")
+            raise map_error(errno.EINVAL, f"map {map_.name!r} (id {map_.id}) is of type {map_type_word(map_.type)}: expected a {word}")
         self._map = map_
         self.map_id = self.id = map_.id
         self.size: int = map_.max_entries
@@ -92,7 +97,7 @@ class RingBuffer(_Ring):
     `read()` and `chunks()` consume. A record that a dead producer left open is passed over and counted in `aborted`; one that is merely slow is waited for.
     """
 
-    def __init__(self, map_: Map):
+    def __init__(self, map_: Map | TypedMap):
         super().__init__(map_, lib.MAP_CAP_RINGBUF, "ringbuf")
         self._records = ffi.new("struct ring_record[]", _BATCH)
         self._make_buffer(min(self.size, 1 << 18))
@@ -203,6 +208,8 @@ class UserRingBuffer(_Ring):
 
     def write(self, data: bytes) -> None:
         """Adds one sample. MapError: ENOSPC when there is no room before a program drains some, E2BIG for what never fits."""
+        if isinstance(data, str):
+            raise TypeError("a sample is bytes, not str: encode it")
         err = lib.user_ringbuf_write(self._handle, self._client, ffi.from_buffer(data), len(data))
         if err:
             raise map_error(-err, self._refusal(len(data), -err))

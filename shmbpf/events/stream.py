@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shmbpf._ffi import lib
 from shmbpf.errors import ClosedError, ShmbpfError
@@ -41,7 +41,7 @@ def open_readers(map_: Map, cpus: Sequence[int] | None = None, pages: int = PAGE
     A ring buffer is shared by all CPUs: `cpus`, `pages` and `slots` mean nothing to it. Raises ShmbpfError for maps without events.
     """
     if not has_events(map_):
-        raise ShmbpfError(f"map {map_.name!r} (id {map_.id}) is a {map_type_word(map_.type)}: events come from a perf_event_array or a ringbuf")
+        raise ShmbpfError(f"map {map_.name!r} (id {map_.id}) is of type {map_type_word(map_.type)}: events come from a perf_event_array or a ringbuf")
     if not has_rings(map_):
         return [RingBuffer(map_)]
     chosen = list(range(min(map_.namespace.possible_cpus, map_.max_entries)) if cpus is None else dict.fromkeys(cpus))
@@ -75,6 +75,9 @@ class EventStream(Follower):
         self._received: Counter[int] = Counter()
         self._lost_before = {id(reader): reader.lost for reader in self.readers}
         self._lost_at_end: Counter[int] | None = None
+        self._told: Counter[int] = Counter()  #: losses told of, by reader (its id())
+        self._ahead: Counter[int] = Counter()  #: of these, how many before the ring did
+        self._by_ring = {reader.id: id(reader) for reader in self.readers if reader.cpu >= 0}
 
     @classmethod
     def open(cls, maps: Iterable[Map], *, cpus: Sequence[int] | None = None, pages: int = PAGES, slots: Sequence[int] | None = None,
@@ -100,23 +103,43 @@ class EventStream(Follower):
             if reader.slot >= 0:
                 map_.withdraw_ring(reader.slot, reader.id)
         waiting, self._ready = list(self._ready), type(self._ready)()
-        return waiting + self._finish(super().drain())
+        return waiting + self._finish(super().drain()) + self._untold()
 
     def _finish(self, events: list[Event]) -> list[Event]:
         types, received = self._types, self._received
-        if not types:
-            for event in events:
-                if type(event) is not Lost:
-                    received[event.cpu] += 1
-            return events
         found: list[Event] = []
         for event in events:
-            if type(event) is not Lost:
-                received[event.cpu] += 1
-                chosen = types.get(event.map_id)
-                event = event if chosen is None else chosen.decode(event)
-            found.append(event)
+            if type(event) is Lost:
+                found += self._note_lost(event)
+                continue
+            received[event.cpu] += 1
+            chosen = types.get(event.map_id) if types else None
+            found.append(event if chosen is None else chosen.decode(event))
         return found
+
+    def _note_lost(self, event: Lost) -> list[Event]:
+        """The same loss, less what has been told of already."""
+        key = self._by_ring.get(event.ring_id, 0)
+        known = min(event.count, self._ahead[key])
+        self._ahead[key] -= known
+        self._told[key] += event.count - known
+        return [replace(event, count=event.count - known)] if event.count > known else []
+
+    def _untold(self) -> list[Event]:
+        """Losses that no record behind them has told of, because none has come; ring buffers never tell."""
+        found: list[Event] = []
+        for map_, reader in self._sources:
+            with suppress(ClosedError):
+                count = reader.lost - self._lost_before[id(reader)] - self._told[id(reader)]
+                if count > 0:
+                    self._told[id(reader)] += count
+                    self._ahead[id(reader)] += count if reader.cpu >= 0 else 0
+                    found.append(Lost(count, reader.cpu, reader.slot, 0, map_.id, reader.id if reader.cpu >= 0 else 0))
+        return found
+
+    def rest(self) -> list[Event]:
+        """What is left to say when iteration ends: losses at the very end."""
+        return self._untold()
 
     def _lost(self) -> Counter[int]:
         lost: Counter[int] = Counter()

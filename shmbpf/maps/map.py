@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+import weakref
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -54,6 +55,7 @@ class Map:
         self.btf_id, self.btf_key_type_id, self.btf_value_type_id = attr.btf_id, attr.btf_key_type_id, attr.btf_value_type_id
         self._value_bytes = lib.map_value_bytes(self.handle)
         self._btf: Btf | None = None
+        self._rings: weakref.WeakSet = weakref.WeakSet()
         self._ring_slots: dict[int, int] = {}  #: slots filled through this object, which go with it, as with the kernel's open file
 
     # -- making and opening --
@@ -222,7 +224,7 @@ class Map:
     def view(self) -> memoryview:
         """The values of an array as Linux's mmap shows them: writable, zero-copy, elements round_up(value_size, 8) apart. EINVAL for other types."""
         if self.type != MapType.ARRAY:
-            raise map_error(errno.EINVAL, f"map {self.name!r}: only arrays can be viewed, this is a {map_type_word(self.type)}")
+            raise map_error(errno.EINVAL, f"map {self.name!r}: only arrays can be viewed, this is of type {map_type_word(self.type)}")
         handle = self.handle
         size = handle.value_stride * self.max_entries
         access = mmap.ACCESS_READ if self.is_frozen else mmap.ACCESS_WRITE
@@ -243,6 +245,8 @@ class Map:
 
     def close(self) -> None:
         """Lets go of the map. Idempotent."""
+        for opened in list(self._rings):
+            opened.close()
         for index, ring in list(self._ring_slots.items()):
             self.withdraw_ring(index, ring)
         take_away(self, "handle")
@@ -282,6 +286,10 @@ class Map:
             ctl = lib.prog_ctl_of(segment.base, segment.bytes)
             self.namespace.hold(f"map.{self.id}", f"prog.{number}")
             return lib.prog_array_store(self.handle, index, number, ctl.head.type, ctl.attach_type, flags)
+
+    def add_ring(self, ring: object) -> None:
+        """A ring that ends with this object: it is closed first."""
+        self._rings.add(ring)
 
     def withdraw_ring(self, index: int, ring: int) -> None:
         """Empties a slot of a perf event array if it still holds this ring, put there through this process."""

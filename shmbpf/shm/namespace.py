@@ -35,6 +35,7 @@ from shmbpf.shm.segment import SHM_DIR, Segment, unlink
 #: segment kinds by the word in their names
 KINDS = {"ctl": lib.SHM_KIND_CTL, "map": lib.SHM_KIND_MAP, "prog": lib.SHM_KIND_PROG, "ring": lib.SHM_KIND_RING, "dev": lib.SHM_KIND_DEV, "run": lib.SHM_KIND_RUN}
 _COUNTERS = {"map": "next_map_id", "prog": "next_prog_id"}
+ANONYMOUS = "anon-"  #: names of namespaces that were given none begin so
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FLOCK = "hhqqi4x"  # struct flock
 
@@ -311,10 +312,21 @@ class Namespace:
             return  # another thread was faster
         self._clients.clear()
         take_away(self, "client")
+        if self.name.startswith(ANONYMOUS):
+            self._drop_pins()
         self.collect()
         with self.creating():
             self._remove_if_empty()
         self._abandon()
+
+    def _drop_pins(self) -> None:
+        """An anonymous namespace goes with the last one who is in it, pins and all: nobody else knows its name."""
+        try:
+            fcntl.flock(self._segment.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        shutil.rmtree(self.pin_dir, ignore_errors=True)
+        fcntl.flock(self._segment.fd, fcntl.LOCK_SH)
 
     def _remove_if_empty(self) -> None:
         if self.segments() or any(files for _, _, files in os.walk(self.pin_dir)):

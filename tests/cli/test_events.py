@@ -171,7 +171,7 @@ def test_closed_pipe_is_no_error(follow, shell):
     [
         (("nosuch",), 1, "no map of namespace"),
         (("4711",), 1, "has no map with id 4711"),
-        (("plain",), 1, "is a array: events come from a perf_event_array or a ringbuf"),
+        (("plain",), 1, "is of type array: events come from a perf_event_array or a ringbuf"),
         (("events", "--pages", 3), 1, "power of two"),
         (("events", "--pages", 0), 1, "power of two"),
         (("events", "--pages", -1), 1, "expected"),

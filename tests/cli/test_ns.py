@@ -10,6 +10,7 @@ from support.programs import RETURN_2, make
 
 from shmbpf.events.perf import PerfRing
 from shmbpf.maps.map import Map
+from shmbpf.shm.namespace import Namespace
 from shmbpf.spec import MapSpec
 from shmbpf.uapi import MapType
 
@@ -124,3 +125,16 @@ def test_check_looks_at_rings_too(shmbpf, namespace):
         ring._handle.ctl.state[0].head = 5
         outcome = shmbpf("ns", "check", namespace.name)
         assert outcome.code == 1 and "head 5 is not a multiple of 8" in outcome.out
+
+
+def test_check_goes_on_behind_a_namespace_of_another_build(shmbpf, namespace, counters):
+    """One line for what cannot be looked at, the others as usual, exit 1."""
+    other = f"{namespace.name}-other"
+    with Namespace(other) as broken:
+        abi = broken.ctl.head.abi
+        broken.ctl.head.abi = abi ^ 1
+        outcome = shmbpf("ns", "check", namespace.name, other)
+        broken.ctl.head.abi = abi
+    assert outcome.code == 1
+    first, second = outcome.out.splitlines()
+    assert first.endswith(": ok") and "was made by another build" in second

@@ -302,3 +302,41 @@ SEC("xdp") int pass(struct xdp_md *ctx) { return 2; }
     with shmbpf.Runtime(cpus=3) as runtime:
         maps = runtime.load(compile_bpf(source)).maps
         assert {name: map_.raw.max_entries for name, map_ in maps.items()} == {"events": 3, "small": 4096, "odd": 16384, "even": 8192}
+
+
+def test_reading_goes_on_behind_a_scribbled_position(machine):
+    with PerfRing.open(events(machine), 0) as ring:
+        for garbage in (0x9999999999999999, 3, (1 << 64) - 8):
+            ring._handle.page.data_tail = garbage
+            send(machine)
+            ring.read()
+            assert ring.unread == 0
+            assert send(machine) == 0 and len(numbers(ring)) == 1
+        assert ring.broken == 3
+
+
+def test_losses_at_the_end_of_a_stream_are_told_and_not_told_twice(machine):
+    stream = machine.obj.maps["events"].records(timeout=0.05, pages=1, cpus=[0])
+    machine.obj.programs["send"].run(PACKET, cpu=0, repeat=300)
+    first = list(stream)
+    received = sum(isinstance(event, Record) for event in first)
+    assert received < 300 and isinstance(first[-1], Lost) and received + first[-1].count == 300
+    assert send(machine) == 0
+    assert [type(event) for event in stream] == [Record]  # the ring's own LOST record says nothing new
+    assert stream.tally.lost[0] == 300 - received
+    stream.close()
+
+
+def test_rings_end_with_their_runtime():
+    with shmbpf.Runtime(cpus=1) as runtime:
+        ring = runtime.load(compile_bpf(SOURCE)).maps["events"].open_ring(0)
+        prefix = runtime.namespace.prefix
+    for use in (ring.read, ring.arm, lambda: ring.unread, lambda: ring.sent, lambda: list(ring.chunks()), ring.pause):
+        with pytest.raises(shmbpf.ClosedError, match="is closed"):
+            use()
+    assert not [name for name in os.listdir("/dev/shm") if name.startswith(prefix)]
+
+
+def test_rings_are_opened_from_typed_maps_too(machine):
+    with shmbpf.PerfRing.open(machine.obj.maps["events"], 0):
+        assert send(machine) == 0

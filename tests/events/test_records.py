@@ -138,7 +138,7 @@ def test_events_are_counted_per_cpu_by_the_runtime(obj, runtime):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("plain", {}, "is a array: events come from"),
+        ("plain", {}, "is of type array: events come from"),
         ("events", {"pages": 3}, "power of two"),
         ("events", {"pages": 0}, "power of two"),
         ("events", {"cpus": [9]}, "CPU 9 does not exist"),

@@ -144,3 +144,11 @@ with obj.programs["count"].attach(runtime.device("shm0")):
         assert hits[0] == 3030
     with Namespace(namespace_name) as namespace:
         shutil.rmtree(namespace.pin_dir)
+
+
+def test_an_anonymous_runtime_takes_its_pins_along():
+    with shmbpf.Runtime(cpus=1) as runtime:
+        runtime.load(compile_bpf(source()))
+        prefix = runtime.namespace.prefix
+        assert (runtime.namespace.pin_dir / "hits").exists()
+    assert not list(runtime.namespace.pin_dir.parent.glob(f"{prefix}*"))

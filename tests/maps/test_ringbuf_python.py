@@ -113,7 +113,7 @@ class TestPython:
     def test_other_maps_are_refused_by_name(self, runtime):
         m = runtime.create_map(MapSpec("flows", HASH, 4, 4, 4, 0)).raw
         for face in (RingBuffer, UserRingBuffer):
-            with pytest.raises(MapError, match="'flows'.*is a hash: expected a "):
+            with pytest.raises(MapError, match="'flows'.*is of type hash: expected a "):
                 face(m)
 
     def test_a_closed_ring_says_so(self, runtime):
