@@ -12,7 +12,8 @@
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
 
-enum { STACK_BYTES = VM_MAX_FRAMES * VM_STACK_BYTES };
+/* Behind everything that a program may name as a map's key, SLACK bytes can be read (maps/lookup.h). Maps have their control block there. */
+enum { STACK_BYTES = VM_MAX_FRAMES * VM_STACK_BYTES, SLACK = 64, ARENA_BYTES = VM_PACKET_ARENA + SHM_PAGE };
 
 #define DEFAULT_BUDGET ((uint64_t)1 << 28)
 
@@ -23,13 +24,13 @@ enum { STACK_BYTES = VM_MAX_FRAMES * VM_STACK_BYTES };
 static uint8_t *map_arena(void)
 {
 	for (uint64_t at = 0x20000000; at < 0xf0000000; at += 0x100000) {
-		void *got = mmap((void *)(uintptr_t)at, VM_PACKET_ARENA, PROT_READ | PROT_WRITE,
+		void *got = mmap((void *)(uintptr_t)at, ARENA_BYTES, PROT_READ | PROT_WRITE,
 				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 
 		if (got == (void *)(uintptr_t)at)
 			return got;
 		if (got != MAP_FAILED)
-			munmap(got, VM_PACKET_ARENA);
+			munmap(got, ARENA_BYTES);
 		else if (errno == ENOMEM)
 			return NULL;
 	}
@@ -50,8 +51,8 @@ struct vm_cpu *vm_cpu_new(struct shm_client *client, struct vm_registry *registr
 	cpu->serial = __atomic_add_fetch(&serials, 1, __ATOMIC_RELAXED);
 	cpu->region_cnt = VM_REGION_MAP;
 	cpu->budget_limit = DEFAULT_BUDGET;
-	cpu->stack = aligned_alloc(64, STACK_BYTES);
-	cpu->scratch = aligned_alloc(64, VM_SCRATCH_BYTES);
+	cpu->stack = aligned_alloc(64, STACK_BYTES + SLACK);
+	cpu->scratch = aligned_alloc(64, VM_SCRATCH_BYTES + SLACK);
 	cpu->packet.arena = map_arena();
 	if (!cpu->stack || !cpu->scratch || !cpu->packet.arena) {
 		int number_of_error = errno;
@@ -60,8 +61,8 @@ struct vm_cpu *vm_cpu_new(struct shm_client *client, struct vm_registry *registr
 		errno = number_of_error;
 		return NULL;
 	}
-	memset(cpu->stack, 0, STACK_BYTES);
-	memset(cpu->scratch, 0, VM_SCRATCH_BYTES);
+	memset(cpu->stack, 0, STACK_BYTES + SLACK);
+	memset(cpu->scratch, 0, VM_SCRATCH_BYTES + SLACK);
 	cpu->region[VM_REGION_PACKET].kind = VM_REGION_PACKET;
 	cpu->region[VM_REGION_CTX].kind = VM_REGION_CTX;
 	vm_stack_frame(cpu, 0);
@@ -73,7 +74,7 @@ void vm_cpu_free(struct vm_cpu *cpu)
 	if (!cpu)
 		return;
 	if (cpu->packet.arena)
-		munmap(cpu->packet.arena, VM_PACKET_ARENA);
+		munmap(cpu->packet.arena, ARENA_BYTES);
 	free(cpu->scratch);
 	free(cpu->stack);
 	free(cpu);

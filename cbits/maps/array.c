@@ -36,7 +36,7 @@ static int array_layout(const struct map_attr *attr, struct map_layout *out)
 static int array_open(struct map *map)
 {
 	map->value_stride = (uint32_t)map_round8(map->value_size);
-	map->flat = 1;
+	map->flat_entries = map->max_entries;
 	return 0;
 }
 

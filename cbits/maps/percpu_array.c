@@ -29,7 +29,7 @@ static int percpu_array_open(struct map *map)
 {
 	map->value_stride = (uint32_t)map_round8(map->value_size);
 	map->cpu_bytes = map->layout.bytes[0] / map->ncpu;
-	map->flat_percpu = 1;
+	map->percpu_entries = map->max_entries;
 	return 0;
 }
 

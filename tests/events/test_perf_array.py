@@ -9,12 +9,14 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 
 import pytest
 from support.compile import compile_bpf
 from support.paths import ROOT
 
 import shmbpf
+from shmbpf._ffi import lib
 from shmbpf.errors import MapError, ShmbpfError
 from shmbpf.events.perf import RAW, PerfRing
 from shmbpf.events.records import Lost, Record
@@ -129,6 +131,7 @@ def test_slot_of_a_killed_consumer(machine, map_name, program, answer):
     """It goes when somebody finds its ring full, and stays where the map preserves elements."""
     script = f"""
 import sys
+import threading
 from shmbpf.events.perf import PerfRing
 from shmbpf.maps.map import Map
 from shmbpf.shm.namespace import Namespace
@@ -340,3 +343,19 @@ def test_rings_end_with_their_runtime():
 def test_rings_are_opened_from_typed_maps_too(machine):
     with shmbpf.PerfRing.open(machine.obj.maps["events"], 0):
         assert send(machine) == 0
+
+
+def test_futex_sleeper_is_woken_too(machine):
+    with PerfRing.open(events(machine), 0) as ring:
+        wake = ring._handle.wake
+        seen = wake.seq
+        send(machine)
+        assert wake.seq == seen  # nobody waits: nothing is done about it
+        lib.wake_arm(wake, lib.WAKE_FUTEX)
+        woken: list[int] = []
+        sleeper = threading.Thread(target=lambda: woken.append(lib.wake_wait(wake, seen, 20_000_000_000)))
+        sleeper.start()
+        send(machine)
+        sleeper.join(timeout=10)
+        assert woken == [0] and wake.seq == seen + 1 and wake.armed == 0
+        assert lib.wake_wait(wake, wake.seq, 1_000_000) == -errno.ETIMEDOUT

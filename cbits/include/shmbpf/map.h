@@ -164,14 +164,13 @@ struct map {
 	uint32_t elems;               /* hash: elements in the pool, spares included */
 	uint8_t *keys;                /* hash: keys (program-readable area of off[0], or an area of its own) */
 	uint32_t key_stride;
-	uint16_t flat;                /* 1: lookup.h may index `values` by the key */
-	uint16_t flat_percpu;         /* 1: the same in each CPU's block */
+	uint32_t flat_entries;        /* max_entries when lookup.h may index `values` by the key, else 0 */
+	uint32_t percpu_entries;      /* the same for the block of each CPU */
 	uint8_t *links;               /* type-private: element states */
 	uint8_t *buckets;             /* type-private */
 	uint8_t *lists;               /* type-private: free lists */
 	void *own;                    /* type-private memory of this process, freed by close() */
 	int32_t wake_fd;              /* rings: pipe that wakes consumers, -1 = not open */
-	uint32_t reserved;
 	struct map_layout layout;
 };
 
