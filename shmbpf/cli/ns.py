@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 
 import click
 
 from shmbpf.cli.groups import PrefixGroup, Settings, WordCommand, words_argument
-from shmbpf.cli.render import emit
+from shmbpf.cli.render import emit, emit_done
 from shmbpf.cli.selector import find_programs, open_namespace
 from shmbpf.cli.words import Words
+from shmbpf.engine.program import Program, Registry
 from shmbpf.errors import SegmentError, ShmbpfError
 from shmbpf.events.perf import check_ring
 from shmbpf.maps import find_maps
@@ -24,7 +26,8 @@ from shmbpf.uapi import map_type_word, prog_type_word
 Examples:
   shmbpf ns list              all namespaces of this user
   shmbpf --ns lab ns show     what is in one
-  shmbpf ns check             are all maps sound?
+  shmbpf ns check             is everything sound?
+  shmbpf ns rm lab            remove a namespace
   shmbpf ns gc                remove what nobody uses any more
 """)
 def ns_group() -> None:
@@ -176,53 +179,85 @@ def _to_collect(settings: Settings) -> list[str]:
     return [name for name in known_names() if name == settings.ns]
 
 
+@ns_group.command("rm", cls=WordCommand, epilog="""\b
+Examples:
+  shmbpf ns rm lab
+""")
+@words_argument("NAME")
+@click.pass_obj
+def rm(settings: Settings, words: tuple[str, ...]) -> None:
+    """Remove a namespace: its pins, and with them its maps and programs. Refused while other processes are in it, naming them."""
+    left = Words(words)
+    name = left.take("NAME")
+    left.finish()
+    with open_namespace(Settings(ns=name), "ns rm") as namespace, namespace.creating():
+        inside = namespace.others()
+        if inside:
+            raise ShmbpfError(f"namespace {name!r} is in use by {', '.join(f'PID {pid} ({role})' for pid, role in inside)}: end them first")
+        shutil.rmtree(namespace.pin_dir, ignore_errors=True)
+    emit_done(settings)
+
+
 @ns_group.command("check", cls=WordCommand, epilog="""\b
 Examples:
   shmbpf ns check
   shmbpf ns check lab
+  shmbpf ns check --repair lab
 """)
+@click.option("--repair", is_flag=True, help="Put back what dead processes left behind, then check.")
 @words_argument("[NAME]...")
 @click.pass_obj
 @click.pass_context
-def check(context: click.Context, settings: Settings, words: tuple[str, ...]) -> None:
-    """Check the structure of every map and perf ring. Looks at every link, in all namespaces of this user or in those named. Exit 1 when something is wrong."""
-    found = [verdict for name in words or namespace_names() for verdict in _check_namespace(name)]
+def check(context: click.Context, settings: Settings, words: tuple[str, ...], repair: bool) -> None:
+    """Check every map, program and perf ring.
+
+    Looks at every link, in all namespaces of this user or in those named. Exit 1 when something is wrong.
+    """
+    found = [verdict for name in words or namespace_names() for verdict in _check_namespace(name, repair)]
     if settings.json:
         emit(settings, found)
     else:
         for entry in found:
             what = f"{entry['kind']} {entry['id']} {entry['name']}".rstrip()
-            click.echo(f"{entry['namespace']}: {what}: {entry['error'] or 'ok'}")
+            repaired = f" (repaired: {entry['repaired']})" if entry["repaired"] else ""
+            click.echo(f"{entry['namespace']}: {what}: {entry['error'] or 'ok'}{repaired}")
     if any(entry["error"] for entry in found):
         context.exit(1)
 
 
-def _check_namespace(name: str) -> list[dict[str, object]]:
+def _check_namespace(name: str, repair: bool) -> list[dict[str, object]]:
     try:
         with open_namespace(Settings(ns=name), "ns check") as namespace:
-            return [_check_object(namespace, kind, number) for kind in _CHECKS for number in namespace.ids(kind)]
+            return [_check_object(namespace, kind, number, repair) for kind in _CHECKS for number in namespace.ids(kind)]
     except SegmentError as error:  # of another build, or damaged: the others are looked at all the same
-        return [{"namespace": name, "kind": "ctl", "id": 0, "name": "", "error": str(error)}]
+        return [{"namespace": name, "kind": "ctl", "id": 0, "name": "", "repaired": 0, "error": str(error)}]
 
 
-def _check_map(namespace: Namespace, number: int, verdict: dict[str, object]) -> None:
+def _check_map(namespace: Namespace, number: int, verdict: dict[str, object], repair: bool) -> None:
     with Map.open(namespace, number) as map_:
         verdict["name"] = map_.name
+        verdict["repaired"] = map_.recover() if repair else 0
         map_.check()
 
 
-def _check_ring(namespace: Namespace, number: int, _: dict[str, object]) -> None:
+def _check_program(namespace: Namespace, number: int, verdict: dict[str, object], _: bool) -> None:
+    with Program.open(namespace, number) as program, Registry(namespace) as registry:
+        verdict["name"] = program.name
+        registry.program(number)
+
+
+def _check_ring(namespace: Namespace, number: int, _: dict[str, object], __: bool) -> None:
     check_ring(namespace, number)
 
 
 #: what can be checked: each names the object in the verdict if it has a name, and raises what is wrong
-_CHECKS = {"map": _check_map, "ring": _check_ring}
+_CHECKS = {"map": _check_map, "prog": _check_program, "ring": _check_ring}
 
 
-def _check_object(namespace: Namespace, kind: str, number: int) -> dict[str, object]:
-    verdict: dict[str, object] = {"namespace": namespace.name, "kind": kind, "id": number, "name": "", "error": None}
+def _check_object(namespace: Namespace, kind: str, number: int, repair: bool) -> dict[str, object]:
+    verdict: dict[str, object] = {"namespace": namespace.name, "kind": kind, "id": number, "name": "", "repaired": 0, "error": None}
     try:
-        _CHECKS[kind](namespace, number, verdict)
+        _CHECKS[kind](namespace, number, verdict, repair)
     except (KeyError, FileNotFoundError):
         pass  # gone since it was listed
     except ShmbpfError as error:

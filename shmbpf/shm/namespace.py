@@ -202,6 +202,16 @@ class Namespace:
             answer = fcntl.fcntl(self._lock_fd, fcntl.F_OFD_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, lib.SHM_RUNTIME_BYTE, 1, 0))
         return struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
 
+    def others(self) -> list[tuple[int, str]]:
+        """PID and role of every other live client."""
+        found = []
+        for slot in range(lib.SHM_MAX_CLIENTS):
+            entry = self.client.slots[slot]
+            owner = (slot + 1) << lib.SHM_OWNER_GEN_BITS | entry.gen & (1 << lib.SHM_OWNER_GEN_BITS) - 1
+            if entry.gen and slot != self.client.slot and lib.shm_owner_alive(self.client, owner):
+                found.append((entry.pid, ffi.string(entry.role, 16).decode(errors="replace")))
+        return found
+
     # -- possible CPUs --
 
     @property

@@ -136,6 +136,8 @@ class PinTree:
             own = os.stat(SHM_DIR / f"{self.namespace.prefix}.{pin.object}", follow_symlinks=False)
         except FileNotFoundError:
             own = None
+        if own is None and os.fstat(fd).st_nlink == 0:
+            raise _error(errno.ENOENT, f"{place} has just been unpinned")
         if own is None or (own.st_dev, own.st_ino) != (found.st_dev, found.st_ino):
             raise _error(errno.EACCES, f"{place} is no object of namespace {self.namespace.name!r}: was it copied, or moved here from another one?")
         return pin

@@ -8,9 +8,11 @@ import secrets
 import pytest
 from support.programs import RETURN_2, make
 
+from shmbpf._ffi import ffi
 from shmbpf.events.perf import PerfRing
 from shmbpf.maps.map import Map
-from shmbpf.shm.namespace import Namespace
+from shmbpf.shm.namespace import Namespace, namespace_exists
+from shmbpf.shm.pins import PinTree
 from shmbpf.spec import MapSpec
 from shmbpf.uapi import MapType
 
@@ -83,7 +85,7 @@ def test_gc_cleans_namespaces_that_lost_their_control_segment(shmbpf, namespace)
 
 def test_check_finds_sound_maps(shmbpf, namespace, counters):
     assert shmbpf.ok("ns", "check", namespace.name) == f"{namespace.name}: map {counters.id} counters: ok\n"
-    assert shmbpf("-j", "ns", "check", namespace.name).document == [{"namespace": namespace.name, "kind": "map", "id": counters.id, "name": "counters", "error": None}]
+    assert shmbpf("-j", "ns", "check", namespace.name).document == [{"namespace": namespace.name, "kind": "map", "id": counters.id, "name": "counters", "repaired": 0, "error": None}]
 
 
 def test_check_finds_damage_and_exits_with_1(shmbpf, namespace):
@@ -138,3 +140,36 @@ def test_check_goes_on_behind_a_namespace_of_another_build(shmbpf, namespace, co
     assert outcome.code == 1
     first, second = outcome.out.splitlines()
     assert first.endswith(": ok") and "was made by another build" in second
+
+
+def test_repair_puts_back_what_the_dead_left(shmbpf, namespace):
+    """A lock word of a client that is gone is taken over, and counted."""
+    namespace.fix_cpus(1)
+    with Map.create(namespace, MapSpec("flows", MapType.HASH, 4, 8, 4)) as map_:
+        map_.update(bytes(4), bytes(8))
+        ghost = 700 << 20 | 5  # slot 699 never was
+        buckets = ffi.cast("struct shm_bucket *", map_.handle.buckets)
+        for bucket in range(map_.handle.mask + 1):
+            buckets[bucket].lock = ghost
+        out = shmbpf.ok("ns", "check", "--repair", namespace.name)
+        assert f"map {map_.id} flows: ok (repaired: {map_.handle.mask + 1})" in out
+        assert "repaired" not in shmbpf.ok("ns", "check", namespace.name)
+
+
+def test_check_looks_at_programs_too(shmbpf, namespace):
+    with make(namespace, RETURN_2) as program:
+        assert f"prog {program.id} twin: ok" in shmbpf.ok("ns", "check", namespace.name)
+        program.image.insns[0].code = 0xFF
+        outcome = shmbpf("ns", "check", namespace.name)
+        assert outcome.code == 1 and "prog 1 twin: " in outcome.out and "ok" not in outcome.out
+
+
+def test_rm_removes_what_is_pinned(shell):
+    with Namespace(shell.ns) as namespace:
+        with Map.create(namespace, MapSpec("kept", MapType.ARRAY, 4, 8, 4)) as map_:
+            PinTree(namespace).pin("map", map_.id, "a/b", parents=True)
+        assert f"in use by PID {os.getpid()} (python): end them first" in shell.refused("ns", "rm", shell.ns)
+    assert namespace_exists(shell.ns)
+    shell.ok("ns", "rm", shell.ns)
+    assert not namespace_exists(shell.ns)
+    assert "does not exist" in shell.refused("ns", "rm", shell.ns)
