@@ -1,11 +1,10 @@
-"""Processes made to be killed at work on a ring buffer. Run as a script it forks one for each request on stdin; the protocol is victim.py's.
+"""Processes made to be killed at work on a ring buffer. Run as a script it serves a Nursery.
 
 Jobs: `once` arms a kill point and does `operations`; `rounds` produces until somebody kills it, and keeps the number of records accepted in `log`.
 """
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import struct
@@ -50,7 +49,7 @@ def operations(handle, me, producer: int) -> dict:
     }
 
 
-def run_victim(request: dict, ready: int) -> None:
+def run_victim(request: dict, ready) -> None:
     from support.raw_maps import RawMap, RawNamespace
 
     from shmbpf._ffi import lib
@@ -61,7 +60,7 @@ def run_victim(request: dict, ready: int) -> None:
     does = operations(m.handle, m.me, request["producer"])
     if request["job"] == "once" and lib.shm_point_arm(request["point"].encode(), request["nth"]):
         sys.exit(f"no kill point {request['point']}: is this the build with points?")
-    os.write(ready, b"r")
+    ready()
     if request["job"] == "once":
         for number, name in enumerate(request["operations"]):
             does[name](number)
@@ -73,27 +72,8 @@ def run_victim(request: dict, ready: int) -> None:
             progress[request["producer"]] = number
 
 
-def serve() -> None:
-    import support.raw_maps  # noqa: F401  before the forks, which are many
-
-    for line in sys.stdin:
-        readable, ready = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(readable)
-            try:
-                run_victim(json.loads(line), ready)
-                os._exit(0)
-            except BaseException as error:  # the child must never return into the loop
-                print(f"victim: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                os._exit(1)
-        os.close(ready)
-        os.read(readable, 1)
-        os.close(readable)
-        print(json.dumps({"pid": pid}), flush=True)
-        status = os.waitpid(pid, 0)[1]
-        print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), flush=True)
-
-
 if __name__ == "__main__":
-    serve()
+    import support.raw_maps  # noqa: F401  before the forks, which are many
+    from nursery import serve
+
+    serve(run_victim)

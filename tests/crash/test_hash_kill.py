@@ -8,17 +8,14 @@ from __future__ import annotations
 import errno
 import importlib.util
 import itertools
-import json
 import os
 import random
 import signal
 import struct
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from nursery import Nursery
 from support.raw_maps import ARRAY, F_LOCK, HASH, PERCPU_HASH, RawNamespace
 from victim import KEYS, script, u32
 
@@ -35,42 +32,16 @@ RECOVERY_POINTS = ["pool_rebuild", "pool_rebuilt", "pool_pop_unlinked", "pool_po
 needs_points = [pytest.mark.points, pytest.mark.skipif(importlib.util.find_spec("shmbpf._abi_points") is None, reason="needs the build with kill points: make points")]
 
 
-class Nursery:
-    """The victim process server of this module, with or without kill points."""
-
-    def __init__(self, points: bool):
-        tests = Path(__file__).parent.parent
-        path = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
-        env = {**os.environ, "PYTHONPATH": path, "SHMBPF_ABI": "points" if points else ""}
-        self._server = subprocess.Popen([sys.executable, str(tests / "crash" / "victim.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True)
-
-    def start(self, ns: RawNamespace, m, **request) -> int:
-        """A victim at work on the map; its pid."""
-        request |= {"parent": os.getpid(), "ctl": ns.fd, "map": m.fd}
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        return json.loads(self._server.stdout.readline())["pid"]
-
-    def end(self) -> dict:
-        """How the victim ended."""
-        return json.loads(self._server.stdout.readline())
-
-    def close(self) -> None:
-        self._server.stdin.close()
-        self._server.wait()
-        self._server.stdout.close()
-
-
 @pytest.fixture(scope="module")
 def points():
-    nursery = Nursery(points=True)
+    nursery = Nursery("victim.py", points=True)
     yield nursery
     nursery.close()
 
 
 @pytest.fixture(scope="module")
 def plain():
-    nursery = Nursery(points=False)
+    nursery = Nursery("victim.py", points=False)
     yield nursery
     nursery.close()
 
@@ -124,10 +95,7 @@ def check_nothing_leaked(m) -> None:
 
 def kill_at(nursery: Nursery, ns, m, point: str, nth: int, operations: list[str], key: int, cpu: int = 0) -> bool:
     """True when the victim died at the point, False when its operations never come by there."""
-    nursery.start(ns, m, job="once", cpu=cpu, point=point, nth=nth, operations=operations, key=key, value=NEW)
-    end = nursery.end()
-    assert end["signal"] in (0, signal.SIGKILL) and end["status"] in (0, -signal.SIGKILL), end
-    return end["signal"] == signal.SIGKILL
+    return nursery.dies(ctl=ns.fd, map=m.fd, job="once", cpu=cpu, point=point, nth=nth, operations=operations, key=key, value=NEW)
 
 
 @KINDS
@@ -269,7 +237,7 @@ def test_kills_at_random_times_lose_nothing(plain, portion):
     with RawNamespace(CPUS, cpu=1) as ns, ns.create(HASH, 4, 8, KEYS + 8) as m:
         for number in range(kills):
             os.pwrite(log, bytes(8), 0)
-            pid = plain.start(ns, m, job="rounds", cpu=0, seed=number, log=log)
+            pid = plain.start(ctl=ns.fd, map=m.fd, job="rounds", cpu=0, seed=number, log=log)
             wait_for(lambda: os.pread(log, 8, 0) != bytes(8))
             time_to_live = time.monotonic() + rng.random() * 0.004
             survivor_keys = [u32(1000 + i) for i in range(8)]
@@ -282,7 +250,7 @@ def test_kills_at_random_times_lose_nothing(plain, portion):
                 m.update(key, value(m, number))
                 m.delete(key)
             assert time.monotonic() - begin < 0.2, "the survivor waited for the dead"
-            assert plain.end()["signal"] == signal.SIGKILL
+            assert plain.end() == -signal.SIGKILL
             found = {struct.unpack("=I", k)[0]: struct.unpack("=Q", v)[0] for k, v in m.contents().items()}
             check_prefix(found, *replayed(number, struct.unpack("=Q", os.pread(log, 8, 0))[0]))
             m.recover()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import importlib.util
 import itertools
-import json
 import os
 import random
 import select
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from nursery import Nursery
 
 import shmbpf
 from shmbpf._ffi import ffi, lib
@@ -62,32 +62,14 @@ SEC("xdp") int send(struct xdp_md *ctx)
 RECORD_BYTES = 88  # header, u32 size, 72 bytes and 4 of padding
 
 
-class Nursery:
-    """The victim server of this module."""
-
-    def __init__(self):
-        tests = Path(__file__).parent.parent
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests.parent), os.environ.get("PYTHONPATH", "")]), "SHMBPF_ABI": "points"}
-        self._server = subprocess.Popen([sys.executable, str(tests / "crash" / "perf_victim.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True)
-
-    def kill_at(self, machine: Machine, point: str, nth: int = 1, runs: int = 1) -> bool:
-        """True when the victim died at the point, False when it never came by there."""
-        request = {"namespace": machine.runtime.namespace.name, "cpu": 0, "program": machine.program.id, "point": point, "nth": nth, "runs": runs}
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        end = json.loads(self._server.stdout.readline())
-        assert end["signal"] in (0, signal.SIGKILL) and end["status"] in (0, -signal.SIGKILL), end
-        return end["signal"] == signal.SIGKILL
-
-    def close(self) -> None:
-        self._server.stdin.close()
-        self._server.wait()
-        self._server.stdout.close()
+def kill_at(nursery: Nursery, machine: Machine, point: str, nth: int = 1, runs: int = 1) -> bool:
+    """True when the victim died at the point, False when it never came by there."""
+    return nursery.dies(namespace=machine.runtime.namespace.name, cpu=0, program=machine.program.id, point=point, nth=nth, runs=runs)
 
 
 @pytest.fixture(scope="module")
 def nursery():
-    made = Nursery()
+    made = Nursery("perf_victim.py", points=True)
     yield made
     made.close()
 
@@ -160,7 +142,7 @@ class TestEveryPoint:
         with PerfRing.open(machine.events, 0, 1, sample_type=RAW) as ring:
             story = prepare(machine, ring, state)
             sent, lost = ring.sent, ring.lost
-            assert nursery.kill_at(machine, point)
+            assert kill_at(nursery, machine, point)
             assert ring.sent == sent + (point not in BEFORE_THE_COMMIT) and ring.lost == lost
             ring.check()
             story.read(ring)
@@ -180,7 +162,7 @@ class TestEveryPoint:
         with PerfRing.open(machine.events, 0, 1, sample_type=RAW) as ring:
             story = prepare(machine, ring, state)
             for point in RING_POINTS * 2:
-                assert nursery.kill_at(machine, point, nth, runs=nth)
+                assert kill_at(nursery, machine, point, nth, runs=nth)
                 if recovered:
                     lib.ring_recover(ring._handle)
                 story.read(ring)
@@ -209,7 +191,7 @@ class TestSleepers:
                 machine.send()
             Story([]).read(ring)
             assert not ring.arm()
-            assert nursery.kill_at(machine, point)
+            assert kill_at(nursery, machine, point)
             assert machine.send() == 0
             assert readable(ring, 0)
             assert len(ring.read()) == (1 if point in BEFORE_THE_COMMIT else 2)

@@ -9,17 +9,14 @@ import contextlib
 import errno
 import importlib.util
 import itertools
-import json
 import os
 import random
 import signal
 import struct
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from nursery import Nursery
 from ringbuf_victim import operations, payload
 from support.raw_maps import RawMap, RawNamespace, check
 
@@ -32,47 +29,31 @@ VICTIM, SURVIVOR = 0, 1
 needs_points = [pytest.mark.points, pytest.mark.skipif(importlib.util.find_spec("shmbpf._abi_points") is None, reason="needs the build with kill points: make points")]
 
 
-class Nursery:
-    """The victim server, with or without kill points."""
+class RingNursery(Nursery):
+    """Victims that produce into a ring buffer, and one that reads."""
 
     def __init__(self, points: bool):
-        tests = Path(__file__).parent.parent
-        path = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
-        env = {**os.environ, "PYTHONPATH": path, "SHMBPF_ABI": "points" if points else ""}
-        self._server = subprocess.Popen([sys.executable, str(tests / "crash" / "ringbuf_victim.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True)
+        super().__init__("ringbuf_victim.py", points=points)
 
-    def start(self, ns: RawNamespace, m: RawMap, **request) -> int:
-        request = {"parent": os.getpid(), "ctl": ns.fd, "map": m.fd, "producer": VICTIM} | request
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        return json.loads(self._server.stdout.readline())["pid"]
-
-    def end(self) -> int:
-        return json.loads(self._server.stdout.readline())["status"]
+    def begin(self, ns: RawNamespace, m: RawMap, **request) -> int:
+        return self.start(**({"ctl": ns.fd, "map": m.fd, "producer": VICTIM} | request))
 
     def killed_at(self, ns, m, point: str, nth: int, work: list[str]) -> bool:
         """False when the victim's work never comes by there."""
-        self.start(ns, m, job="once", point=point, nth=nth, operations=work)
-        status = self.end()
-        assert status in (0, -signal.SIGKILL)
-        return status != 0
-
-    def close(self) -> None:
-        self._server.stdin.close()
-        self._server.wait()
-        self._server.stdout.close()
+        self.begin(ns, m, job="once", point=point, nth=nth, operations=work)
+        return self.end() != 0
 
 
 @pytest.fixture(scope="module")
 def points():
-    nursery = Nursery(points=True)
+    nursery = RingNursery(points=True)
     yield nursery
     nursery.close()
 
 
 @pytest.fixture(scope="module")
 def plain():
-    nursery = Nursery(points=False)
+    nursery = RingNursery(points=False)
     yield nursery
     nursery.close()
 
@@ -269,7 +250,7 @@ def test_kills_at_random_times_lose_and_tear_nothing(plain, portion):
         ring, received = Ring(ns, m), 0
         for _ in range(kills):
             os.pwrite(log, bytes(8), 0)
-            pid, seen = plain.start(ns, m, job="rounds", log=log), []
+            pid, seen = plain.begin(ns, m, job="rounds", log=log), []
             wait_for(lambda: os.pread(log, 8, 0) != bytes(8), lambda: seen.extend(ring.read()))
             end = time.monotonic() + rng.random() * 0.004
             while time.monotonic() < end:
@@ -298,7 +279,7 @@ def test_four_producers_are_killed_in_turn_and_the_accounts_stay_exact():
     log = os.memfd_create("progress", os.MFD_CLOEXEC)
     os.truncate(log, 4096)
     with contextlib.ExitStack() as stack, RawNamespace(2) as ns, ns.create(RINGBUF, 0, 0, 1 << 16) as m:
-        nurseries = [stack.enter_context(contextlib.closing(Nursery(points=False))) for _ in range(4)]
+        nurseries = [stack.enter_context(contextlib.closing(RingNursery(points=False))) for _ in range(4)]
         ring, received, seen = Ring(ns, m), 0, [[] for _ in range(4)]
 
         def read() -> None:
@@ -313,7 +294,7 @@ def test_four_producers_are_killed_in_turn_and_the_accounts_stay_exact():
         def start(who: int) -> None:
             os.pwrite(log, bytes(8), 8 * who)
             seen[who].clear()
-            pids[who] = nurseries[who].start(ns, m, job="rounds", log=log, producer=who)
+            pids[who] = nurseries[who].begin(ns, m, job="rounds", log=log, producer=who)
             wait_for(lambda: told(who) > 0, read)
 
         pids: list[int] = [0] * 4

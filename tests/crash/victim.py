@@ -1,14 +1,12 @@
-"""Processes made to be killed. Run as a script it forks one for each request on stdin, and tells on stdout how it ended.
+"""Processes made to be killed at work on a hash table. Run as a script it serves a Nursery.
 
-    request   {"ctl": fd, "map": fd, "parent": pid, "cpu": n, "job": name, ...}     descriptors are those of process `parent`
-    answer    {"pid": n} when the victim is attached and ready, then {"signal": n, "status": n} when it is gone
+    request   {"ctl": fd, "map": fd, "cpu": n, "job": name, ...}
 
 Jobs: `once` arms a kill point and runs one operation; `rounds` runs the endless `script` of test_hash_kill.py until somebody kills it.
 """
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import random
@@ -73,36 +71,17 @@ def _borrowed(parent: int, fd: int) -> int:
     return os.open(f"/proc/{parent}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
 
 
-def run_victim(request: dict, ready: int) -> None:
+def run_victim(request: dict, ready) -> None:
     from support.raw_maps import RawMap, RawNamespace
 
     namespace = RawNamespace.join(_borrowed(request["parent"], request["ctl"]), request["cpu"])
     m = RawMap(namespace, _borrowed(request["parent"], request["map"]))
-    os.write(ready, b"r")
+    ready()
     {"once": run_once, "rounds": run_rounds}[request["job"]](m, request)
 
 
-def serve() -> None:
-    import support.raw_maps  # noqa: F401  before the forks, which are many
-
-    for line in sys.stdin:
-        readable, ready = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(readable)
-            try:
-                run_victim(json.loads(line), ready)
-                os._exit(0)
-            except BaseException as error:  # the child must never return into the loop
-                print(f"victim: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                os._exit(1)
-        os.close(ready)
-        os.read(readable, 1)
-        os.close(readable)
-        print(json.dumps({"pid": pid}), flush=True)
-        status = os.waitpid(pid, 0)[1]
-        print(json.dumps({"signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, "status": os.waitstatus_to_exitcode(status)}), flush=True)
-
-
 if __name__ == "__main__":
-    serve()
+    import support.raw_maps  # noqa: F401  before the forks, which are many
+    from nursery import serve
+
+    serve(run_victim)
