@@ -11,7 +11,7 @@ from shmbpf.cli import map_dump, map_typed
 from shmbpf.cli.event_pipe import event_pipe
 from shmbpf.cli.groups import PrefixGroup, Settings, WordCommand, words_argument
 from shmbpf.cli.map_dump import dump_text
-from shmbpf.cli.pins import pin_object, pinned_paths
+from shmbpf.cli.pins import Whereabouts, pin_object
 from shmbpf.cli.render import emit, emit_done, hex_columns, hex_list, to_json
 from shmbpf.cli.selector import MAP_SYNTAX, open_namespace, opened_map, say_no_namespace, take_maps, take_program
 from shmbpf.cli.words import Words
@@ -71,12 +71,13 @@ def show(settings: Settings, words: tuple[str, ...]) -> None:
         for map_ in maps:
             stack.callback(map_.close)
         wanted.finish()
+        where = Whereabouts(settings, namespace)
         if settings.json:
-            documents = [map_dump.map_document(map_) | ({"pinned": pinned_paths(settings, namespace, f"map.{map_.id}")} if settings.bpffs else {}) for map_ in maps]
+            documents = [map_dump.map_document(map_) | where.document(f"map.{map_.id}") for map_ in maps]
             emit(settings, documents[0] if is_one and len(maps) == 1 else documents)
         else:
             for map_ in maps:
-                click.echo("\n\t".join([map_dump.map_text(map_), *(f"pinned {path}" for path in pinned_paths(settings, namespace, f"map.{map_.id}"))]))
+                click.echo(map_dump.map_text(map_) + where.text(f"map.{map_.id}"))
 
 
 map_group.alias("list", "show")

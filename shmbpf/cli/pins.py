@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -12,9 +11,10 @@ from shmbpf.cli.groups import Settings, WordCommand, words_argument
 from shmbpf.cli.render import emit, emit_done
 from shmbpf.cli.selector import MAP_SYNTAX, PROG_SYNTAX, open_namespace, take_map, take_program
 from shmbpf.cli.words import Words
-from shmbpf.errors import LoadError, MapError, ShmbpfError
-from shmbpf.maps.map import Map
 from shmbpf.engine.program import Program
+from shmbpf.errors import LoadError, MapError
+from shmbpf.maps.map import Map
+from shmbpf.shm.holders import find_holders
 from shmbpf.shm.namespace import Namespace
 from shmbpf.shm.pins import Pin, PinTree
 from shmbpf.uapi import map_type_word, prog_type_word
@@ -111,10 +111,23 @@ def _document(namespace: Namespace, root: Path, pinned: Pin) -> dict[str, object
     return facts
 
 
-def pinned_paths(settings: Settings, namespace: Namespace, name: str) -> list[str]:
-    """Pins of `map.7`, if they were asked for (-f)."""
-    if not settings.bpffs:
-        return []
-    with suppress(ShmbpfError):
-        return [os.fspath(path) for path in PinTree(namespace).paths().get(name, [])]
-    return []
+class Whereabouts:
+    """Where objects are pinned (asked for with -f) and which processes have them open, as `show` tells it."""
+
+    def __init__(self, settings: Settings, namespace: Namespace):
+        self._show_pins = settings.bpffs
+        self._pins = PinTree(namespace).paths() if settings.bpffs else {}
+        self._holders = find_holders(namespace)
+
+    def document(self, name: str) -> dict[str, object]:
+        """bpftool's `pinned` and `pids` of `map.7`."""
+        pins = {"pinned": [os.fspath(path) for path in self._pins.get(name, [])]} if self._show_pins else {}
+        holders = [{"pid": holder.pid, "comm": holder.comm} for holder in self._holders.get(name, [])]
+        return pins | ({"pids": holders} if holders else {})
+
+    def text(self, name: str) -> str:
+        """The same as lines, each behind a line's end and a tab."""
+        lines = [f"pinned {path}" for path in self._pins.get(name, [])]
+        if name in self._holders:
+            lines.append("pids " + ", ".join(f"{holder.comm}({holder.pid})" for holder in self._holders[name]))
+        return "".join(f"\n\t{line}" for line in lines)

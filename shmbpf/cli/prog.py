@@ -11,7 +11,7 @@ import click
 
 from shmbpf._ffi import ffi, lib
 from shmbpf.cli.groups import PrefixGroup, Settings, WordCommand, words_argument
-from shmbpf.cli.pins import pin_object, pinned_paths
+from shmbpf.cli.pins import Whereabouts, pin_object
 from shmbpf.cli.render import emit, emit_done, hex_list
 from shmbpf.cli.selector import PROG_SYNTAX, find_programs, open_namespace, say_no_namespace, take_programs
 from shmbpf.cli.tracelog import tracelog
@@ -62,12 +62,13 @@ def show(settings: Settings, words: tuple[str, ...]) -> None:
         for program in programs:
             stack.callback(program.close)
         wanted.finish()
+        where = Whereabouts(settings, namespace)
         if settings.json:
-            documents = [program_document(program) | ({"pinned": pinned_paths(settings, namespace, f"prog.{program.id}")} if settings.bpffs else {}) for program in programs]
+            documents = [program_document(program) | where.document(f"prog.{program.id}") for program in programs]
             emit(settings, documents[0] if is_one and len(programs) == 1 else documents)
         else:
             for program in programs:
-                click.echo("\n\t".join([program_text(program), *(f"pinned {path}" for path in pinned_paths(settings, namespace, f"prog.{program.id}"))]))
+                click.echo(program_text(program) + where.text(f"prog.{program.id}"))
 
 
 prog_group.alias("list", "show")

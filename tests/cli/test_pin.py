@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 
 import pytest
 from support.paths import CAPTURES, example_object
 from support.programs import RETURN_2, make
+from support.shell import until
 
 from shmbpf.maps.map import Map
 from shmbpf.shm.pins import PinTree
@@ -89,3 +91,14 @@ def test_a_run_takes_up_the_maps_that_the_last_one_kept(shell, tree):
     assert shell.ok("map", "get", "pinned", "counts/counters", 4) == "{packets: 6446, bytes: 1950222}\n"
     shell.ok(*words, "--use-maps", "counts", "--pin-maps", "counts")
     assert shell.ok("map", "get", "pinned", "counts/counters", 4, "--field", "packets") == "9669\n"
+
+
+def test_show_names_the_processes_that_have_it_open(shell, tree):
+    going = shell.start("run", example_object("xdp_counter"), "--cpus", 2)
+    until(lambda: shell("map", "get", "name", "counters", 4).returncode == 0)
+    for kind in ("map", "prog"):
+        documents = json.loads(shell.ok("-j", kind, "show"))
+        assert all(going.pid in [holder["pid"] for holder in document["pids"]] for document in documents)
+        assert f"({going.pid})" in shell.ok(kind, "show").split("pids ")[1]
+    going.terminate()
+    going.communicate(timeout=30)
