@@ -27,6 +27,7 @@ from shmbpf.runtime.report import sum_reports
 from shmbpf.runtime.supervisor import Supervisor, check_cpu_count
 from shmbpf.runtime.worker import END_SIGNALS
 from shmbpf.shm.namespace import Namespace, collect_abandoned
+from shmbpf.shm.pins import PinTree
 from shmbpf.uapi import Hook, ProgType
 
 PROGRAM_TYPES = {
@@ -191,6 +192,11 @@ class Session:
             self.failed = True
             click.echo(f"Error: CPU {sorted(self.supervisor.failed)} dies at once, again and again: giving up", err=True)
 
+    def _kept_maps(self) -> list[str]:
+        """Names of the object's maps that are pinned: because it asked for that, or because somebody did so while it ran."""
+        pinned = PinTree(self.namespace).paths()
+        return [name for name, map_ in self.object.maps.items() if f"map.{map_.id}" in pinned]
+
     def _show_trace(self) -> None:
         lines = self.supervisor.read_trace().decode(errors="replace").split("\n")[:-1]  # a line may hold any other separator
         self._trace_lines += len(lines)
@@ -280,6 +286,8 @@ class Session:
             return
         if self.options["pin_dir"]:
             self.note(f"maps are pinned in {self.pinned} (rm -r it to drop them): shmbpf --ns {self.namespace.name} map dump name {next(iter(self.object.maps))}")
+        elif kept := self._kept_maps():
+            self.note(f"{', '.join(kept)}: pinned, and kept (shmbpf --ns {self.namespace.name} ls)" + ("; the other maps end with the run" if len(kept) < len(self.object.maps) else ""))
         elif not self.options["show_maps"]:
             self.note("maps end with the run: see them with --show-maps, keep them with --pin-maps DIR, or look while it runs: "
                       f"shmbpf map dump name {next(iter(self.object.maps))}")  # fmt: skip

@@ -19,7 +19,7 @@ from tests.support.paths import CAPTURES, EXAMPLES, ROOT, example_object
 #: example -> entry program; the rest of each directory is found by name
 ENTRIES = {
     "xdp_counter": "xdp_counter", "flow_stats": "flow_stats", "tc_tailcall": "classify", "legacy_tc": "classify", "shared_atomic": "shared_atomic",
-    "packet_sampler": "sampler", "event_log": "event_log",
+    "packet_sampler": "sampler", "event_log": "event_log", "kept_stats": "kept_stats",
 }  # fmt: skip
 #: types whose elements a program reads and writes
 VALUES = {shmbpf.MapType.ARRAY, shmbpf.MapType.HASH, shmbpf.MapType.PERCPU_ARRAY, shmbpf.MapType.PERCPU_HASH}
