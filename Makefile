@@ -31,8 +31,8 @@ test: points     ## set everything up and run all tests in parallel
 	$(BIN)/python -m pytest -n $(JOBS)
 
 stress: points   ## the long forms of the fuzz, stress and kill suites
-	SHMBPF_FUZZ_N=200000 SHMBPF_KILLS=5000 SHMBPF_EVENTS=10000000 SHMBPF_SCRIBBLE_S=60 SHMBPF_PINS=100000 SHMBPF_MUTATIONS=2000000 \
-		$(BIN)/python -m pytest -n $(JOBS) tests/crash tests/elf tests/events tests/net tests/shm
+	SHMBPF_FUZZ_N=200000 SHMBPF_KILLS=5000 SHMBPF_EVENTS=10000000 SHMBPF_SCRIBBLE_S=60 SHMBPF_PINS=100000 SHMBPF_MUTATIONS=2000000 SHMBPF_CREATE_KILLS=10000 SHMBPF_SWAPS=10000 \
+		$(BIN)/python -m pytest -n $(JOBS) tests/crash tests/elf tests/events tests/net tests/shm tests/runtime
 	$(MAKE) sanitize
 
 bench: build     ## this machine's figures, beside the kernel's where permitted
