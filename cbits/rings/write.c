@@ -63,49 +63,21 @@ static uint64_t fields_bytes(uint64_t sample_type)
 }
 
 /* What sample_id_all appends to records that are no samples (perf_event__output_id_sample()). */
+enum { IN_TRAILER = PERF_SAMPLE_TID | PERF_SAMPLE_TIME | PERF_SAMPLE_ID | PERF_SAMPLE_STREAM_ID | PERF_SAMPLE_CPU | PERF_SAMPLE_IDENTIFIER };
+
+static uint64_t trailer_of(const struct ring *ring)
+{
+	return ring->attr.flags & RING_SAMPLE_ID_ALL ? ring->attr.sample_type & IN_TRAILER : 0;
+}
+
 static uint64_t trailer_bytes(const struct ring *ring)
 {
-	enum { IN_TRAILER = PERF_SAMPLE_TID | PERF_SAMPLE_TIME | PERF_SAMPLE_ID | PERF_SAMPLE_STREAM_ID | PERF_SAMPLE_CPU | PERF_SAMPLE_IDENTIFIER };
-
-	return ring->attr.flags & RING_SAMPLE_ID_ALL ? fields_bytes(ring->attr.sample_type & IN_TRAILER) : 0;
+	return fields_bytes(trailer_of(ring));
 }
 
-static void put_trailer(struct output *out)
+/* The fields of `type`, in the order that samples and trailers share. */
+static void put_fields(struct output *out, uint64_t type)
 {
-	uint64_t type = out->ring->attr.sample_type;
-
-	if (!(out->ring->attr.flags & RING_SAMPLE_ID_ALL))
-		return;
-	if (type & PERF_SAMPLE_TID)
-		put_u32_pair(out, out->sample->pid, out->sample->pid);
-	if (type & PERF_SAMPLE_TIME)
-		put_u64(out, out->time_ns);
-	if (type & PERF_SAMPLE_ID)
-		put_u64(out, out->ring->id);
-	if (type & PERF_SAMPLE_STREAM_ID)
-		put_u64(out, out->ring->id);
-	if (type & PERF_SAMPLE_CPU)
-		put_u32_pair(out, out->sample->cpu, 0);
-	if (type & PERF_SAMPLE_IDENTIFIER)
-		put_u64(out, out->ring->id);
-}
-
-static void put_lost(struct output *out, uint64_t count)
-{
-	struct perf_event_header header = { PERF_RECORD_LOST, 0, (uint16_t)(LOST_BYTES + trailer_bytes(out->ring)) };
-
-	put(out, &header, sizeof(header));
-	put_u64(out, out->ring->id);
-	put_u64(out, count);
-	put_trailer(out);
-}
-
-static void put_fields(struct output *out)
-{
-	uint64_t type = out->ring->attr.sample_type;
-
-	if (type & PERF_SAMPLE_IDENTIFIER)
-		put_u64(out, out->ring->id);
 	if (type & PERF_SAMPLE_IP)
 		put_u64(out, 0);
 	if (type & PERF_SAMPLE_TID)
@@ -122,6 +94,19 @@ static void put_fields(struct output *out)
 		put_u32_pair(out, out->sample->cpu, 0);
 	if (type & PERF_SAMPLE_PERIOD)
 		put_u64(out, 0);
+}
+
+/* The id comes last in a trailer, so that it is found from the record's end; in a sample it comes first. */
+static void put_lost(struct output *out, uint64_t count)
+{
+	struct perf_event_header header = { PERF_RECORD_LOST, 0, (uint16_t)(LOST_BYTES + trailer_bytes(out->ring)) };
+
+	put(out, &header, sizeof(header));
+	put_u64(out, out->ring->id);
+	put_u64(out, count);
+	put_fields(out, trailer_of(out->ring));
+	if (trailer_of(out->ring) & PERF_SAMPLE_IDENTIFIER)
+		put_u64(out, out->ring->id);
 }
 
 /* Payload bytes, then a gap up to the next multiple of 8 that keeps what was in the ring: perf skips it too. */
@@ -225,7 +210,9 @@ int ring_output(struct ring *ring, struct shm_client *me, const struct ring_samp
 		state.lost_told += untold;
 	}
 	put(&out, &header, sizeof(header));
-	put_fields(&out);
+	if (type & PERF_SAMPLE_IDENTIFIER)
+		put_u64(&out, ring->id);
+	put_fields(&out, type);
 	if (raw)
 		put_payload(&out, raw);
 	SHM_POINT(ring_written);
