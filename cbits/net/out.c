@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "out.h"
@@ -76,12 +77,13 @@ static int create_file(int dirfd, const char *path)
 {
 	uint8_t header[OUT_HEADER];
 	uint32_t bytes = write_header(header);
-	char draft[OUT_NAME + 32];
+	char draft[OUT_NAME + 64];
 	ssize_t done;
 	int fd, err = 0;
 
-	snprintf(draft, sizeof(draft), ".%s.%d", path, (int)getpid());
-	fd = openat(dirfd, draft, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	/* nobody else's draft, nor one that was left behind: that may be the finished file's other name by now */
+	snprintf(draft, sizeof(draft), ".%s.%d.%llx", path, (int)gettid(), (unsigned long long)shm_clock_ns(CLOCK_MONOTONIC));
+	fd = openat(dirfd, draft, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
 	if (fd < 0)
 		return -errno;
 	done = write(fd, header, bytes);
